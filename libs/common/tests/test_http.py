@@ -1,0 +1,123 @@
+"""The HTTP shell, on a real app over ASGI."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI, Request
+from prometheus_client import CollectorRegistry
+from tinsmith_common.errors import Overloaded
+from tinsmith_common.futures import PROTOBUF, PromiseKind
+from tinsmith_common.http import Caller, install_http
+from tinsmith_common.settings import CommonSettings
+from tinsmith_common.stores import Stores
+
+KEY = {"X-API-Key": "tml-slime-dev-key"}
+
+
+def make_app(settings: CommonSettings, stores: Stores) -> FastAPI:
+    app = FastAPI()
+    install_http(app, settings, stores, CollectorRegistry())
+
+    @app.post("/echo")
+    async def echo(request: Request, caller: Caller) -> dict[str, object]:
+        return {"bytes": len(await request.body()), "owner": caller.owner}
+
+    @app.post("/fails")
+    async def fails() -> None:
+        raise ZeroDivisionError("secret detail")
+
+    @app.post("/busy")
+    async def busy() -> None:
+        raise Overloaded("later")
+
+    return app
+
+
+@pytest_asyncio.fixture
+async def client(tmp_path: Path, stores: Stores) -> AsyncIterator[httpx.AsyncClient]:
+    settings = CommonSettings(metadata_dir=tmp_path, max_body_mib=0.01, long_poll_s=0.1)
+    transport = httpx.ASGITransport(make_app(settings, stores), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.mark.parametrize("key", ["slime-dev-key", "tml-slime-dev-key"])
+async def test_a_key_with_and_without_its_prefix_is_one_credential(client: httpx.AsyncClient, key: str) -> None:
+    answer = await client.post("/echo", content=b"abc", headers={"X-API-Key": key})
+    assert answer.json() == {"bytes": 3, "owner": "local"}
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-API-Key": "tml-wrong"}, {"X-API-Key": ""}])
+async def test_a_bad_key_gets_401_with_a_reason(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    answer = await client.post("/echo", headers=headers)
+    assert answer.status_code == 401
+    assert "API key" in answer.json()["detail"]
+
+
+async def test_a_body_over_the_limit_gets_413_and_the_next_request_works(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/echo", content=b"x" * 20_000, headers=KEY)
+    assert answer.status_code == 413
+    assert "MAX_BODY_MIB" in answer.json()["detail"]
+    assert (await client.post("/echo", content=b"x" * 10_000, headers=KEY)).json()["bytes"] == 10_000
+
+
+async def test_a_streamed_body_over_the_limit_gets_413_too(client: httpx.AsyncClient) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 1000
+
+    assert (await client.post("/echo", content=stream(), headers=KEY)).status_code == 413
+
+
+async def test_an_unexpected_error_hides_its_text_and_is_a_500(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/fails")
+    assert answer.status_code == 500
+    assert "ZeroDivisionError" in answer.json()["detail"]
+    assert "secret" not in answer.text
+
+
+async def test_overload_tells_when_to_come_back(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/busy")
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+
+
+async def test_the_gateway_s_request_id_comes_back(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/healthz", headers={"x-request-id": "abc-1"})).headers["x-request-id"] == "abc-1"
+    assert len((await client.get("/healthz", headers={"x-request-id": "a b\n"})).headers["x-request-id"]) == 32
+
+
+async def test_readiness_follows_the_app_s_state(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_metrics_count_by_route_template(client: httpx.AsyncClient) -> None:
+    await client.post("/echo", headers=KEY)
+    text = (await client.get("/metrics")).text
+    assert 'tinsmith_http_requests_total{method="POST",route="/echo",status="200"} 1.0' in text
+
+
+async def poll(client: httpx.AsyncClient, request_id: str) -> httpx.Response:
+    return await client.post("/api/v1/retrieve_future", json={"request_id": request_id}, headers=KEY)
+
+
+async def test_polls_answer_try_again_then_the_result(client: httpx.AsyncClient, stores: Stores) -> None:
+    await stores.futures.submit("m:1", PromiseKind.FORWARD_BACKWARD, "local")
+    waiting = await poll(client, "m:1")
+    assert waiting.json() == {"type": "try_again", "request_id": "m:1", "queue_state": "active"}
+    await stores.futures.resolve("m:1", b"\x01\x02", PROTOBUF)
+    done = await poll(client, "m:1")
+    assert (done.headers["content-type"], done.content) == (PROTOBUF, b"\x01\x02")
+
+
+async def test_a_failed_promise_is_a_200_with_error_and_category(client: httpx.AsyncClient, stores: Stores) -> None:
+    await stores.futures.submit("m:1", PromiseKind.OPTIM_STEP, "local")
+    await stores.futures.fail("m:1", "bad rank", "user")
+    answer = await poll(client, "m:1")
+    assert (answer.status_code, answer.json()) == (200, {"error": "bad rank", "category": "user"})
+
+
+async def test_an_unknown_promise_is_410(client: httpx.AsyncClient) -> None:
+    assert (await poll(client, "nothing")).status_code == 410

@@ -1,0 +1,1 @@
+"""What the train and the sample service share, and nothing else."""

@@ -1,0 +1,19 @@
+"""What exists: sessions, training runs, checkpoints, sampling sessions."""
+
+from tinsmith_common.catalog.catalog import Catalog
+from tinsmith_common.catalog.records import (
+    CheckpointRecord,
+    Page,
+    RunRecord,
+    SamplingSessionRecord,
+    SessionRecord,
+)
+
+__all__ = [
+    "Catalog",
+    "CheckpointRecord",
+    "Page",
+    "RunRecord",
+    "SamplingSessionRecord",
+    "SessionRecord",
+]

@@ -1,0 +1,100 @@
+"""Catalog tables. Column names equal the fields of the records they hold."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, Column, DateTime
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time-zone-aware UTC time; SQLite would hand it back without its zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Name the zone again."""
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+def _time(*, nullable: bool = False, index: bool = False) -> Any:
+    return Column(UtcDateTime, nullable=nullable, index=index)
+
+
+class SessionRow(SQLModel, table=True):
+    """See `SessionRecord`."""
+
+    __tablename__ = "sessions"
+
+    id: str = Field(primary_key=True)
+    owner: str = Field(index=True)
+    created_at: datetime = Field(sa_column=_time(index=True))
+    last_seen_at: datetime = Field(sa_column=_time())
+    tags: list[str] = Field(default_factory=list, sa_column=Column(JSON))
+    user_metadata: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    display_name: str | None = None
+    project_id: str | None = None
+    sdk_version: str | None = None
+    finish_reason: str | None = None
+    finish_detail: str | None = None
+    closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+
+
+class RunRow(SQLModel, table=True):
+    """See `RunRecord`."""
+
+    __tablename__ = "training_runs"
+
+    id: str = Field(primary_key=True)
+    session_id: str = Field(index=True)
+    owner: str = Field(index=True)
+    base_model: str
+    rank: int
+    alpha: float
+    train_attn: bool
+    train_mlp: bool
+    train_unembed: bool
+    created_at: datetime = Field(sa_column=_time(index=True))
+    last_request_at: datetime = Field(sa_column=_time())
+    user_metadata: dict[str, str] | None = Field(default=None, sa_column=Column(JSON))
+    corrupted: bool = False
+
+
+class CheckpointRow(SQLModel, table=True):
+    """See `CheckpointRecord`."""
+
+    __tablename__ = "checkpoints"
+
+    path: str = Field(primary_key=True)
+    run_id: str = Field(index=True)
+    owner: str = Field(index=True)
+    kind: str
+    name: str
+    key: str
+    size_bytes: int
+    created_at: datetime = Field(sa_column=_time(index=True))
+    base_model: str
+    rank: int
+    alpha: float
+    train_attn: bool
+    train_mlp: bool
+    train_unembed: bool
+    expires_at: datetime | None = Field(default=None, sa_column=_time(nullable=True, index=True))
+    public: bool = False
+    user_metadata: dict[str, str] | None = Field(default=None, sa_column=Column(JSON))
+
+
+class SamplingSessionRow(SQLModel, table=True):
+    """See `SamplingSessionRecord`."""
+
+    __tablename__ = "sampling_sessions"
+
+    id: str = Field(primary_key=True)
+    session_id: str = Field(index=True)
+    owner: str
+    base_model: str
+    created_at: datetime = Field(sa_column=_time())
+    model_path: str | None = None
+    weights_key: str | None = None

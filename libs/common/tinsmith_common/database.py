@@ -1,0 +1,77 @@
+"""The one relational store behind futures and catalog: SQLite (WAL) by default, Postgres by URL."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlmodel import SQLModel
+
+# A writer in another process holds the file for milliseconds; this only ends when one of them is stuck.
+_SQLITE_BUSY_TIMEOUT_MS = 30_000
+
+
+class Database:
+    """Connections to the shared store.
+
+    `read()` and `write()` are transactions. SQLite lets one writer in at a time and answers the others by
+    sleeping in steps of up to 100 ms, so writers of this process queue on a lock instead.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self._is_sqlite = self._url.get_backend_name() == "sqlite"
+        if self._is_sqlite and self._url.database:
+            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+        self._engine = create_async_engine(self._url, pool_size=8, max_overflow=8, pool_timeout=60)
+        self._write_lock = asyncio.Lock() if self._is_sqlite else None
+        if self._is_sqlite:
+            event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
+
+    async def create_tables(self) -> None:
+        """Create what is missing. Two services may do so at the same time."""
+        for attempt in range(5):
+            try:
+                async with self.write() as connection:
+                    await connection.run_sync(SQLModel.metadata.create_all)
+                return
+            except Exception:
+                # "table already exists": the other service was between our look and our creation.
+                if attempt == 4:
+                    raise
+                await asyncio.sleep(0.2 * (attempt + 1))
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for queries."""
+        async with self._engine.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction, committed on leaving."""
+        async with self._write_lock or nullcontext(), self._engine.begin() as connection:
+            yield connection
+
+    def insert_if_absent(self, table: type[SQLModel], values: dict[str, Any], *key: str) -> Any:
+        """`INSERT … ON CONFLICT (key) DO NOTHING`, in the dialect of this store."""
+        dialect = sqlite if self._is_sqlite else postgresql
+        return dialect.insert(table).values(values).on_conflict_do_nothing(index_elements=list(key))
+
+    async def close(self) -> None:
+        """Give back all connections."""
+        await self._engine.dispose()
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # WAL with NORMAL survives the death of a process; only a power cut can take the last commits.
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_TIMEOUT_MS}")
+    cursor.close()

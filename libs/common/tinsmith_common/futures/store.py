@@ -1,0 +1,187 @@
+"""The promise store: submit, resolve or fail once, wait, find what is unfinished, expire."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, select, update
+
+from tinsmith_common.blobs import BlobStore
+from tinsmith_common.database import Database
+from tinsmith_common.errors import Category, NotFound, PromiseLost
+from tinsmith_common.futures.notifier import Notifier
+from tinsmith_common.futures.tables import PromiseRow
+from tinsmith_common.futures.types import JSON, Outcome, PendingPromise, PromiseKind, Service, Submission
+
+INLINE_LIMIT_BYTES = 256 * 1024
+"""Bodies up to this size live in the row, larger ones in the blob store."""
+
+_OWN_RECHECK_S = 5.0
+_FOREIGN_RECHECK_S = 0.5
+
+
+class FutureStore:
+    """Promises of one service, and a view of the other's.
+
+    Promises of `service` are resolved in this process and wake their waiters at once. Promises of the other
+    service are re-read on a timer: they only come here when a poll took a wrong turn.
+    """
+
+    def __init__(self, database: Database, blobs: BlobStore, service: Service) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._service = service
+        self._notifier = Notifier()
+
+    async def submit(
+        self, request_id: str, kind: PromiseKind, owner: str, request: bytes | None = None
+    ) -> Submission:
+        """Record a promise under its natural key. `request` is kept for a restart to run again.
+
+        Repeating a submission answers the same promise with `created=False`. Raises `NotFound` when the
+        key belongs to another owner.
+        """
+        in_blob = request is not None and len(request) > INLINE_LIMIT_BYTES
+        if request is not None and in_blob:
+            await asyncio.to_thread(self._blobs.put, _request_key(request_id), request)
+        row = PromiseRow(
+            request_id=request_id,
+            kind=kind,
+            service=self._service,
+            owner=owner,
+            request=None if in_blob else request,
+            request_in_blob=in_blob,
+            created_at=datetime.now(UTC),
+        )
+        statement = self._database.insert_if_absent(PromiseRow, row.model_dump(), "request_id")
+        async with self._database.write() as connection:
+            created = (await connection.execute(statement)).rowcount == 1
+            if not created:
+                query = select(PromiseRow.owner).where(_row(request_id))
+                known_owner = (await connection.execute(query)).scalar_one()
+                if known_owner != owner:
+                    raise NotFound(f"{request_id} belongs to another account")
+        return Submission(request_id, created)
+
+    async def resolve(self, request_id: str, payload: bytes, media_type: str = JSON) -> None:
+        """End a pending promise with its result. The first ending wins; later ones change nothing."""
+        in_blob = len(payload) > INLINE_LIMIT_BYTES
+        if in_blob:
+            await asyncio.to_thread(self._blobs.put, _payload_key(request_id), payload)
+        await self._finish(
+            request_id,
+            {
+                "state": "done",
+                "payload": None if in_blob else payload,
+                "payload_in_blob": in_blob,
+                "media_type": media_type,
+            },
+            Outcome(payload, media_type),
+        )
+
+    async def fail(self, request_id: str, message: str, category: Category) -> None:
+        """End a pending promise with an error the client will see."""
+        values = {"state": "failed", "error": message, "category": category}
+        await self._finish(request_id, values, Outcome(error=message, category=category))
+
+    async def wait(self, request_id: str, owner: str, timeout_s: float) -> Outcome | None:
+        """The outcome, or None when there is none within `timeout_s`. Can be asked again and again.
+
+        Raises `PromiseLost` for a promise that is unknown, expired, or somebody else's.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        # Subscribed before the first look: an outcome between look and subscription would be missed.
+        with self._notifier.subscribe(request_id) as woken:
+            while True:
+                row = await self._read(request_id, owner)
+                if row.state != "pending":
+                    return await self._outcome(row)
+                recheck = _OWN_RECHECK_S if row.service == self._service else _FOREIGN_RECHECK_S
+                remaining = deadline - loop.time()
+                if remaining <= 0:
+                    return None
+                done, _ = await asyncio.wait({woken}, timeout=min(recheck, remaining))
+                if done:
+                    return woken.result()
+
+    async def pending(self) -> list[PendingPromise]:
+        """Unfinished promises of this service, oldest first."""
+        query = (
+            select(PromiseRow)
+            .where(_column(PromiseRow.service) == self._service, _column(PromiseRow.state) == "pending")
+            .order_by(_column(PromiseRow.created_at))
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return [
+            PendingPromise(row.request_id, PromiseKind(row.kind), row.owner, await self._request(row))
+            for row in rows
+        ]
+
+    async def expire(self, age: timedelta) -> int:
+        """Forget promises that ended longer than `age` ago. Returns how many."""
+        old = _column(PromiseRow.finished_at) < datetime.now(UTC) - age
+        async with self._database.read() as connection:
+            rows = (await connection.execute(select(PromiseRow.request_id).where(old))).scalars().all()
+        for request_id in rows:
+            await asyncio.to_thread(self._forget_blobs, request_id)
+        async with self._database.write() as connection:
+            await connection.execute(delete(PromiseRow).where(old))
+        return len(rows)
+
+    async def _finish(self, request_id: str, values: dict[str, Any], outcome: Outcome) -> None:
+        statement = (
+            update(PromiseRow)
+            .where(_row(request_id), _column(PromiseRow.state) == "pending")
+            .values(finished_at=datetime.now(UTC), **values)
+        )
+        async with self._database.write() as connection:
+            first = (await connection.execute(statement)).rowcount == 1
+        if first:
+            self._notifier.publish(request_id, outcome)
+
+    async def _read(self, request_id: str, owner: str) -> Any:
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(PromiseRow).where(_row(request_id)))).one_or_none()
+        if row is None or row.owner != owner:
+            raise PromiseLost(
+                f"no promise {request_id}: it expired, or was never made; submit the request again"
+            )
+        return row
+
+    async def _outcome(self, row: Any) -> Outcome:
+        if row.state == "failed":
+            return Outcome(error=row.error, category=row.category)
+        payload = row.payload
+        if row.payload_in_blob:
+            payload = await asyncio.to_thread(self._blobs.get, _payload_key(row.request_id))
+        if payload is None:
+            raise PromiseLost(f"the result of {row.request_id} is gone; submit the request again")
+        return Outcome(payload, row.media_type)
+
+    async def _request(self, row: Any) -> bytes:
+        if row.request_in_blob:
+            return await asyncio.to_thread(self._blobs.get, _request_key(row.request_id)) or b""
+        return row.request or b""
+
+    def _forget_blobs(self, request_id: str) -> None:
+        self._blobs.delete(_request_key(request_id))
+        self._blobs.delete(_payload_key(request_id))
+
+
+def _column(attribute: Any) -> Any:
+    """A mapped attribute as the column it is at class level (SQLModel types it as its value)."""
+    return attribute
+
+
+def _row(request_id: str) -> Any:
+    return _column(PromiseRow.request_id) == request_id
+
+
+def _request_key(request_id: str) -> str:
+    return f"{request_id}.request"
+
+
+def _payload_key(request_id: str) -> str:
+    return f"{request_id}.payload"

@@ -1,0 +1,6 @@
+"""The HTTP shell of a service: what every app answers, and how it fails."""
+
+from tinsmith_common.http.application import install_http
+from tinsmith_common.http.dependencies import Caller, SharedStores
+
+__all__ = ["Caller", "SharedStores", "install_http"]

@@ -1,0 +1,29 @@
+"""What handlers ask for in their signatures."""
+
+from typing import Annotated, cast
+
+from fastapi import Depends, Header, Request
+
+from tinsmith_common.auth import Principal
+from tinsmith_common.settings import CommonSettings
+from tinsmith_common.stores import Stores
+
+
+def get_stores(request: Request) -> Stores:
+    """The app's stores."""
+    return cast(Stores, request.app.state.stores)
+
+
+def get_settings(request: Request) -> CommonSettings:
+    """The app's settings."""
+    return cast(CommonSettings, request.app.state.settings)
+
+
+def get_principal(request: Request, x_api_key: Annotated[str | None, Header()] = None) -> Principal:
+    """The authenticated account. Raises `Unauthorized`."""
+    return get_stores(request).authenticator.authenticate(x_api_key)
+
+
+SharedStores = Annotated[Stores, Depends(get_stores)]
+SharedSettings = Annotated[CommonSettings, Depends(get_settings)]
+Caller = Annotated[Principal, Depends(get_principal)]

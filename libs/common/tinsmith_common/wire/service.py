@@ -1,0 +1,55 @@
+"""Bootstrap, capabilities, telemetry (spec section 3.1)."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tinsmith_common.wire.base import WireModel
+
+
+class ClientConfigRequest(WireModel):
+    """Asked first by every client."""
+
+    sdk_version: str = ""
+
+
+class ClientConfigResponse(WireModel):
+    """Switches for the client; what is not named here keeps the SDK's default."""
+
+    pjwt_auth_enabled: bool = False
+    credential_default_source: str = "api_key"
+
+
+class ClientDynamicConfigResponse(WireModel):
+    """Switches the client asks for again and again."""
+
+    refresh_interval_sec: int = 300
+    sample_cancel_enabled: bool = False
+
+
+class SupportedModelInfo(WireModel):
+    """One served base model. `max_context_length` in tokens."""
+
+    model_name: str
+    max_context_length: int | None = None
+    trainable: bool = True
+    sampleable: bool = True
+
+
+class ServerCapabilities(WireModel):
+    """What this server serves."""
+
+    supported_models: list[SupportedModelInfo]
+
+
+class TelemetryRequest(WireModel):
+    """A batch of client events; only counted."""
+
+    events: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+    session_id: str = ""
+
+
+class TelemetryResponse(WireModel):
+    """Always accepted."""
+
+    status: Literal["accepted"] = "accepted"

@@ -1,0 +1,86 @@
+"""Saving and loading (spec section 3.4)."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tinsmith_common.wire.base import WireModel
+from tinsmith_common.wire.training import MAX_SEQ_ID, OperationAddress, OptimizerConfig
+
+TTL_MIN_S = 3600
+TTL_MAX_S = 10 * 366 * 24 * 3600
+
+
+class SaveWeightsRequest(OperationAddress):
+    """Saves weights and optimizer state under a name."""
+
+    path: str
+    ttl_seconds: int | None = Field(default=None, ge=TTL_MIN_S, le=TTL_MAX_S)
+    overwrite: bool = False
+    user_metadata: dict[str, Any] | None = None
+
+
+class SaveWeightsResult(WireModel):
+    """Result of the future."""
+
+    path: str
+    type: Literal["save_weights"] = "save_weights"
+
+
+class SaveWeightsForSamplerRequest(OperationAddress):
+    """Saves weights for sampling: under a name, or for a new sampling session."""
+
+    kind: Literal["snapshot", "inflight"] = "snapshot"
+    path: str | None = None
+    sampling_session_seq_id: int | None = Field(default=None, ge=0)
+    ttl_seconds: int | None = Field(default=None, ge=TTL_MIN_S, le=TTL_MAX_S)
+    user_metadata: dict[str, Any] | None = None
+
+
+class SaveWeightsForSamplerResult(WireModel):
+    """Result of the future: `path` for a name, `sampling_session_id` otherwise."""
+
+    path: str | None = None
+    sampling_session_id: str | None = None
+    type: Literal["save_weights_for_sampler"] = "save_weights_for_sampler"
+
+
+class LoadWeightsRequest(WireModel):
+    """Loads a checkpoint: into a new model (session address) or an existing one (model address)."""
+
+    session_id: str | None = None
+    model_seq_id: int | None = Field(default=None, ge=0, le=MAX_SEQ_ID)
+    model_id: str | None = None
+    seq_id: int | None = Field(default=None, ge=0, le=MAX_SEQ_ID)
+    path: str
+    optimizer: bool = False
+    base_model: str | None = None
+    optimizer_config: OptimizerConfig | None = None
+    user_metadata: dict[str, Any] | None = None
+    weights_access_token: str | None = None
+
+
+class LoadWeightsResult(WireModel):
+    """Result of the future."""
+
+    path: str
+    model_id: str
+    type: Literal["load_weights"] = "load_weights"
+
+
+class WeightsInfoRequest(WireModel):
+    """Asks what a checkpoint holds."""
+
+    tinker_path: str
+
+
+class WeightsInfoResponse(WireModel):
+    """What a checkpoint holds."""
+
+    base_model: str
+    is_lora: bool = True
+    lora_rank: int
+    train_unembed: bool
+    train_mlp: bool
+    train_attn: bool
+    optimizer_config: OptimizerConfig = OptimizerConfig()

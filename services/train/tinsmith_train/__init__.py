@@ -1,0 +1,1 @@
+"""The train service: forward_backward, optim_step and checkpoints behind the Tinker API."""

@@ -1,0 +1,58 @@
+"""The train service as an ASGI application.
+
+`uvicorn tinsmith_train.api:app` serves one configured by the environment; `create_app(config)` makes as many
+as a program wants, which share nothing.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from tinsmith_common.http import install_http
+from tinsmith_common.http.application import API_PREFIX
+from tinsmith_common.observability import configure_logging
+from tinsmith_common.stores import Stores
+
+from tinsmith_train.config import TrainingConfig, load_config
+from tinsmith_train.routers import api_router
+from tinsmith_train.runtime import Runtime
+from tinsmith_train.services.container import Services
+
+
+def create_app(config: TrainingConfig | None = None) -> FastAPI:
+    """Wire configuration, stores, services and runtime onto `app.state`. Models load when it starts."""
+    config = config or TrainingConfig()
+    configure_logging(config.kgateway_log_level, json_lines=config.log_json)
+    stores = Stores.build(config, "train")
+    services = Services.build(config, stores)
+    registry = CollectorRegistry()
+    app = FastAPI(title="Tinsmith train service", lifespan=_lifespan, redirect_slashes=False)
+    install_http(app, config, stores, registry)
+    app.include_router(api_router(), prefix=API_PREFIX)
+    app.state.services = services
+    app.state.runtime = Runtime(config, stores, services, registry)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    stores: Stores = app.state.stores
+    runtime: Runtime = app.state.runtime
+    await stores.open()
+    try:
+        await runtime.start()
+        app.state.ready = True
+        yield
+    finally:
+        app.state.ready = False
+        await runtime.stop()
+        await stores.close()
+
+
+def __getattr__(name: str) -> Any:
+    # Built when a server asks for it, so that importing this module has no effect.
+    if name == "app":
+        return create_app(load_config(None))
+    raise AttributeError(name)

@@ -1,0 +1,28 @@
+"""Settings of the train service."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from tinsmith_common.settings import CommonSettings
+
+
+class TrainingConfig(CommonSettings):
+    """What the train service can be told, by environment, file (`from_file`) or keyword."""
+
+    training_host: str = "0.0.0.0"  # noqa: S104  (a service in a container listens on all interfaces)
+    training_port: int = Field(default=8000, ge=1, le=65535)
+    ray_address: str | None = Field(default=None, description="of a running cluster; default: start one here")
+    ray_namespace: str = "tinsmith"
+    allow_partial_batches: bool = False
+    train_device: Literal["auto", "cpu", "cuda"] = "auto"
+    train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    train_threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all cores")
+    tokens_per_pass: int = Field(default=16_384, ge=128, description="tokens packed into one forward pass")
+    session_timeout_s: float = Field(default=1800.0, ge=30, description="without a heartbeat")
+    maintenance_interval_s: float = Field(default=30.0, gt=0)
+
+
+def load_config(path: Path | None) -> TrainingConfig:
+    """The configuration of a process: from a file if one is named, and from the environment."""
+    return TrainingConfig.from_file(path) if path is not None else TrainingConfig()

@@ -1,0 +1,110 @@
+"""Causal attention inside each sequence of a packed row, plugged into Hugging Face models by name."""
+
+from dataclasses import dataclass
+from inspect import signature
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+PACKED_ATTENTION = "tinsmith_packed"
+"""What to pass as `attn_implementation`. The model's forward must then be given `packed=PackedRow`."""
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """Where the sequences of a row lie.
+
+    runs:       (start, count, length) of neighbours of equal length, which attend as one batch.
+    cu_seqlens: int32 `[sequences + 1]` on the model's device.
+    longest:    length of the longest sequence.
+    """
+
+    runs: tuple[tuple[int, int, int], ...]
+    cu_seqlens: Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], device: torch.device) -> "PackedRow":
+        """Describe a row of sequences with these lengths, in order."""
+        runs: list[tuple[int, int, int]] = []
+        start = 0
+        for length, same in groupby(lengths):
+            count = len(list(same))
+            runs.append((start, count, length))
+            start += count * length
+        bounds = torch.from_numpy(np.cumsum((0, *lengths), dtype=np.int32)).to(device)
+        return cls(tuple(runs), bounds, max(lengths))
+
+
+def register_packed_attention() -> None:
+    """Make `PACKED_ATTENTION` known to transformers. May be called again."""
+    AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed: PackedRow,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each sequence of one packed row of T tokens.
+
+    query `[1, heads, T, dim]`, key and value `[1, kv_heads, T, dim]` -> `[1, T, heads, dim]`.
+    """
+    for unsupported in ("softcap", "s_aux"):
+        if options.get(unsupported) is not None:
+            raise NotImplementedError(f"attention with '{unsupported}' is not supported by packed rows")
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        return _varlen(query, key, value, packed, scaling, sliding_window), None
+    outputs = [
+        _attend(*(_batch(t, run) for t in (query, key, value)), scaling, sliding_window) for run in packed.runs
+    ]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), None
+
+
+def _batch(states: Tensor, run: tuple[int, int, int]) -> Tensor:
+    """A view of the run, `[count, heads, length, dim]`."""
+    start, count, length = run
+    return states[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
+    """`[count, heads, length, dim]` each -> `[1, count * length, heads, dim]`."""
+    length = query.shape[2]
+    mask = None
+    if window is not None and length > window:
+        ones = torch.ones(length, length, dtype=torch.bool, device=query.device)
+        mask = ones.tril() & ones.triu(1 - window)
+    output = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+    )
+    return output.transpose(1, 2).flatten(0, 1).unsqueeze(0)
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scaling: float | None, window: int | None
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (needs a CUDA build of torch)
+
+    q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
+    options: dict[str, Any] = {"scale": scaling, "window_size": (-1 if window is None else window - 1, 0)}
+    if "enable_gqa" in signature(varlen_attn).parameters:
+        options["enable_gqa"] = True
+    else:
+        groups = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    bounds = row.cu_seqlens
+    output: Any = varlen_attn(q, k, v, bounds, bounds, row.longest, row.longest, **options)
+    return output.unsqueeze(0)

@@ -1,0 +1,122 @@
+"""The losses a client may name, each a plain sum over positions.
+
+`LOSSES` maps a name to its function, the inputs it reads and the defaults of its options. With `lp` the
+log-probability of the target under the model being trained, `q` the one of the policy that sampled it, `A`
+the advantage and `r = exp(lp - q)`, the functions below are the formulas of the API's documentation. Nothing
+is averaged, normalised or masked.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+CLIP_INPUTS = ("clip_low_threshold", "clip_high_threshold")
+"""Bounds of the ratio: options of a loss, or inputs with one value per position that override the option."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The positions of one or more datums of one submission, flattened to length M.
+
+    logprobs:   float32 `[M]`, differentiable.
+    inputs:     every input the loss reads, float32 `[M]`, bounds included.
+    datum_ids:  int64 `[M]`, the datum of each position, counted from 0.
+    num_datums: how many datums there are.
+    config:     the loss's options, defaults filled in.
+    """
+
+    logprobs: Tensor
+    inputs: Mapping[str, Tensor]
+    datum_ids: Tensor
+    num_datums: int
+    config: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One entry of the registry.
+
+    function:  summed loss, a scalar, from positions.
+    required:  inputs that must be given; `optional` ones are filled in by `validation`.
+    defaults:  options and their values when not given.
+    soft_targets: whether targets may be `[N, K]`.
+    """
+
+    function: Callable[[Positions], Tensor]
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    soft_targets: bool = False
+
+
+def cross_entropy(p: Positions) -> Tensor:
+    """`-sum w lp`. Weights are arbitrary reals; with `[N, K]` targets the sum also runs over K."""
+    return -(p.inputs["weights"] * p.logprobs).sum()
+
+
+def importance_sampling(p: Positions) -> Tensor:
+    """`-sum r A`."""
+    return -(_ratio(p) * p.inputs["advantages"]).sum()
+
+
+def ppo(p: Positions) -> Tensor:
+    """`-sum min(r A, clamp(r) A)`."""
+    return _pessimistic(_ratio(p), p)
+
+
+def cispo(p: Positions) -> Tensor:
+    """`-sum sg(clamp(r)) lp A`: the ratio is clipped, the gradient never is."""
+    return -(_clamp(_ratio(p).detach(), p) * p.logprobs * p.inputs["advantages"]).sum()
+
+
+def dro(p: Positions) -> Tensor:
+    """`-sum (lp A - beta / 2 (lp - q)^2)`."""
+    drift = p.logprobs - p.inputs["logprobs"]
+    return -(p.logprobs * p.inputs["advantages"] - 0.5 * p.config["beta"] * drift.square()).sum()
+
+
+def gspo(p: Positions) -> Tensor:
+    """PPO with one ratio per sequence: the geometric mean of `r` over the masked positions (1 if none).
+
+    The ratio's value is the sequence's, its gradient each token's own.
+    """
+    mask = (p.inputs["sequence_ratio_mask"] != 0).to(p.logprobs.dtype)
+    drift = (p.logprobs.detach() - p.inputs["logprobs"]) * mask
+    sums = torch.zeros(p.num_datums, dtype=drift.dtype, device=drift.device)
+    means = sums.index_add(0, p.datum_ids, drift) / sums.index_add(0, p.datum_ids, mask).clamp(min=1.0)
+    ratio = means.exp()[p.datum_ids] * (p.logprobs - p.logprobs.detach()).exp()
+    return _pessimistic(ratio, p)
+
+
+def _ratio(p: Positions) -> Tensor:
+    return (p.logprobs - p.inputs["logprobs"]).exp()
+
+
+def _clamp(ratio: Tensor, p: Positions) -> Tensor:
+    return ratio.clamp(p.inputs["clip_low_threshold"], p.inputs["clip_high_threshold"])
+
+
+def _pessimistic(ratio: Tensor, p: Positions) -> Tensor:
+    advantages = p.inputs["advantages"]
+    return -torch.minimum(ratio * advantages, _clamp(ratio, p) * advantages).sum()
+
+
+def _clip(low: float, high: float) -> Mapping[str, float]:
+    return dict(zip(CLIP_INPUTS, (low, high), strict=True))
+
+
+_POLICY = ("logprobs", "advantages")
+
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {
+        "cross_entropy": Loss(cross_entropy, optional=("weights",), soft_targets=True),
+        "importance_sampling": Loss(importance_sampling, _POLICY),
+        "ppo": Loss(ppo, _POLICY, CLIP_INPUTS, _clip(0.8, 1.2)),
+        "cispo": Loss(cispo, _POLICY, CLIP_INPUTS, _clip(0.0, 4.0)),
+        "dro": Loss(dro, _POLICY, defaults={"beta": 0.05}),
+        "gspo": Loss(gspo, _POLICY, (*CLIP_INPUTS, "sequence_ratio_mask"), _clip(0.8, 1.2)),
+    }
+)

@@ -1,0 +1,81 @@
+"""What goes into the training engine and what comes out. Plain arrays, no wire format, no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+LossConfig = Mapping[str, float | str]
+"""Options of a loss by name, e.g. `{"clip_low_threshold": 0.8}`."""
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """Shape of one adapter.
+
+    `seed` initialises the A matrices; B starts at zero. The delta of a linear layer is
+    `alpha / rank * B @ A`.
+    """
+
+    rank: int
+    alpha: float = 32.0
+    seed: int | None = None
+    train_attn: bool = True
+    train_mlp: bool = True
+    train_unembed: bool = True
+
+
+@dataclass(frozen=True)
+class Datum:
+    """One training sequence.
+
+    tokens:  int64 `[N]`, the model input.
+    targets: int64 `[N]` or `[N, K]`; row i holds the token(s) predicted after input position i.
+    inputs:  the other loss inputs by name, float32, each shaped like `targets` or `[N]`.
+    """
+
+    tokens: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    inputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ForwardBackward:
+    """One forward (and backward) pass over the datums of one adapter."""
+
+    adapter_id: str
+    datums: tuple[Datum, ...]
+    loss: str
+    loss_config: LossConfig = field(default_factory=dict)
+    forward_only: bool = False
+
+
+@dataclass(frozen=True)
+class ForwardBackwardResult:
+    """`logprobs[i]` is float32, shaped like the targets of datum i. `metrics` keys are `name:reduction`."""
+
+    logprobs: tuple[NDArray[np.float32], ...]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class AdamParams:
+    """AdamW parameters of one step. `grad_clip_norm` bounds the global L2 norm; 0 switches it off."""
+
+    learning_rate: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-12
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Facts of a loaded base model that validation and `get_info` need."""
+
+    architecture: str
+    vocab_size: int
+    max_context_length: int
+    num_parameters: int

@@ -1,0 +1,13 @@
+"""HTTP handlers: a signature, one call into a service, a return type."""
+
+from fastapi import APIRouter
+
+from tinsmith_train.routers import bootstrap, models, runs, sessions, training, weights
+
+
+def api_router() -> APIRouter:
+    """All routes below `/api/v1`."""
+    router = APIRouter()
+    for module in (bootstrap, sessions, models, training, weights, runs):
+        router.include_router(module.router)
+    return router

@@ -1,0 +1,43 @@
+"""What handlers ask for in their signatures."""
+
+import json
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, Query, Request
+from pydantic import ValidationError
+from tinsmith_common.errors import InvalidInput
+from tinsmith_common.http import Caller
+from tinsmith_common.http.errors import describe_validation
+from tinsmith_common.wire.training import OperationAddress
+
+from tinsmith_train.services.container import Services
+
+
+def get_services(request: Request) -> Services:
+    """The app's services."""
+    return cast(Services, request.app.state.services)
+
+
+async def get_body(request: Request) -> bytes:
+    """The raw body."""
+    return await request.body()
+
+
+def get_address(body: Annotated[bytes, Depends(get_body)]) -> OperationAddress:
+    """Model and `seq_id` of an ordered operation. What else is wrong with the body fails its promise."""
+    try:
+        values: Any = json.loads(body)
+        return OperationAddress.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(describe_validation(error)) from error
+    except ValueError as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from error
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+Body = Annotated[bytes, Depends(get_body)]
+Address = Annotated[OperationAddress, Depends(get_address)]
+Offset = Annotated[int, Query(ge=0)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+__all__ = ["Address", "Body", "Caller", "Limit", "Offset", "ServicesDep"]

@@ -1,0 +1,20 @@
+"""forward_backward and optim_step. Both answer at once; the work is done in the model's lane."""
+
+from fastapi import APIRouter
+from tinsmith_common.wire.futures import Promise
+
+from tinsmith_train.routers.dependencies import Address, Body, Caller, ServicesDep
+
+router = APIRouter(tags=["training"])
+
+
+@router.post("/forward_backward", response_model_exclude_none=True, summary="Submit a forward (and backward)")
+async def forward_backward(body: Body, caller: Caller, services: ServicesDep) -> Promise:
+    """The body is a protobuf `ForwardBackwardRequest`."""
+    return Promise(request_id=await services.training.forward_backward(caller.owner, body))
+
+
+@router.post("/optim_step", response_model_exclude_none=True, summary="Submit an optimizer step")
+async def optim_step(address: Address, body: Body, caller: Caller, services: ServicesDep) -> Promise:
+    """AdamW with the parameters of the body."""
+    return Promise(request_id=await services.training.optim_step(caller.owner, address, body))

@@ -1,0 +1,43 @@
+"""Saving and loading weights."""
+
+from fastapi import APIRouter
+from tinsmith_common.wire.futures import Promise
+from tinsmith_common.wire.training import OperationAddress
+from tinsmith_common.wire.weights import LoadWeightsRequest, WeightsInfoRequest, WeightsInfoResponse
+
+from tinsmith_train.routers.dependencies import Address, Body, Caller, ServicesDep
+
+router = APIRouter(tags=["weights"])
+
+
+@router.post("/save_weights", response_model_exclude_none=True, summary="Submit a checkpoint")
+async def save_weights(address: Address, body: Body, caller: Caller, services: ServicesDep) -> Promise:
+    """Weights and optimizer state under a name."""
+    return Promise(request_id=await services.weights.save(caller.owner, address, body))
+
+
+@router.post(
+    "/save_weights_for_sampler", response_model_exclude_none=True, summary="Submit weights for sampling"
+)
+async def save_weights_for_sampler(
+    address: Address, body: Body, caller: Caller, services: ServicesDep
+) -> Promise:
+    """Under a name, or as the snapshot of a new sampling session."""
+    return Promise(request_id=await services.weights.save_for_sampler(caller.owner, address, body))
+
+
+@router.post("/load_weights", response_model_exclude_none=True, summary="Submit a load")
+async def load_weights(body: LoadWeightsRequest, caller: Caller, services: ServicesDep) -> Promise:
+    """Into a loaded model (`model_id`, `seq_id`), or as a new one (`session_id`, `model_seq_id`)."""
+    if body.model_id is not None and body.seq_id is not None:
+        address = OperationAddress(model_id=body.model_id, seq_id=body.seq_id)
+        return Promise(request_id=await services.weights.load(caller.owner, address, body))
+    return Promise(request_id=await services.models.create_from_checkpoint(caller.owner, body))
+
+
+@router.post("/weights_info", summary="What a checkpoint holds")
+async def weights_info(
+    body: WeightsInfoRequest, caller: Caller, services: ServicesDep
+) -> WeightsInfoResponse:
+    """Base model and shape of the adapter."""
+    return await services.weights.info(caller.owner, body.tinker_path)

@@ -1,0 +1,109 @@
+"""Everything of the train service that runs beside requests: Ray, backends, schedulers, maintenance."""
+
+import asyncio
+from datetime import timedelta
+
+import ray
+from prometheus_client import CollectorRegistry
+from tinsmith_common.errors import EngineFailure
+from tinsmith_common.observability import get_logger
+from tinsmith_common.settings import SupportedModel
+from tinsmith_common.stores import Stores
+
+from tinsmith_train.backends.base import TrainBackend
+from tinsmith_train.backends.embedded import EmbeddedBackend, EmbeddedConfig
+from tinsmith_train.config import TrainingConfig
+from tinsmith_train.scheduler.metrics import SchedulerMetrics
+from tinsmith_train.scheduler.scheduler import Scheduler
+from tinsmith_train.services.container import Services
+from tinsmith_train.services.registry import BaseModel
+
+_log = get_logger(__name__)
+
+
+class Runtime:
+    """Owns one backend and one scheduler per base model."""
+
+    def __init__(
+        self, config: TrainingConfig, stores: Stores, services: Services, registry: CollectorRegistry
+    ) -> None:
+        self._config = config
+        self._stores = stores
+        self._services = services
+        self._metrics = SchedulerMetrics(registry)
+        self._backends: list[TrainBackend] = []
+        self._schedulers: list[Scheduler] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Load every base model and begin to schedule. Raises `EngineFailure` with what to change."""
+        await self._end_orphaned_promises()
+        await asyncio.to_thread(_connect_ray, self._config)
+        bases: dict[str, BaseModel] = {}
+        for model in self._config.supported_models:
+            bases[model.name] = await self._load(model)
+        self._services.registry.bases = bases
+        self._tasks.append(asyncio.create_task(self._maintain()))
+
+    async def stop(self) -> None:
+        """Stop scheduling, end what still waits, free the workers."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for scheduler in self._schedulers:
+            await scheduler.fail_waiting(EngineFailure("the train service is shutting down"))
+        for backend in self._backends:
+            await backend.stop()
+
+    async def _load(self, model: SupportedModel) -> BaseModel:
+        location = self._config.locate(model)
+        backend = EmbeddedBackend(
+            EmbeddedConfig(
+                model=location,
+                device=self._config.train_device,
+                dtype=self._config.train_dtype,
+                threads=self._config.train_threads,
+                tokens_per_pass=self._config.tokens_per_pass,
+                max_context_length=model.max_context_length,
+            )
+        )
+        self._backends.append(backend)
+        info = await backend.start()
+        scheduler = Scheduler(backend, self._stores.futures, self._metrics, self._config.tokens_per_pass)
+        self._schedulers.append(scheduler)
+        self._tasks.append(asyncio.create_task(scheduler.run()))
+        _log.info("base model loaded", model=model.name, location=location, parameters=info.num_parameters)
+        return BaseModel(model.name, location, info, scheduler)
+
+    async def _end_orphaned_promises(self) -> None:
+        """Work of an earlier process died with its memory: say so, instead of leaving clients to poll."""
+        for promise in await self._stores.futures.pending():
+            message = "the train service restarted before this ran; continue from the last saved state"
+            await self._stores.futures.fail(promise.request_id, message, "server")
+
+    async def _maintain(self) -> None:
+        config = self._config
+        while True:
+            await asyncio.sleep(config.maintenance_interval_s)
+            try:
+                await self._services.sessions.close_silent(timedelta(seconds=config.session_timeout_s))
+                await self._services.checkpoints.delete_expired()
+                await self._stores.futures.expire(timedelta(seconds=config.future_retention_s))
+            except Exception:
+                _log.exception("maintenance failed; trying again at its next turn")
+
+
+def _connect_ray(config: TrainingConfig) -> None:
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(
+            address=config.ray_address,
+            namespace=config.ray_namespace,
+            include_dashboard=False,
+            log_to_driver=True,
+            configure_logging=False,
+        )
+    except (ConnectionError, RuntimeError) as error:
+        where = config.ray_address or "a new local cluster"
+        raise EngineFailure(f"cannot reach Ray at {where} (RAY_ADDRESS): {error}") from error

@@ -1,0 +1,1 @@
+"""What the train service does, without HTTP: sessions, models, training, weights, runs."""

@@ -1,0 +1,122 @@
+"""Checkpoints: written by a model's lane, found by path, listed, deleted, expired."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tinsmith_common.catalog import Catalog, CheckpointRecord, Page, RunRecord
+from tinsmith_common.checkpoints import CheckpointKind, CheckpointStore, TinkerPath
+from tinsmith_common.errors import InvalidInput, NameConflict, NotFound
+
+
+class CheckpointService:
+    """Keeps the catalog and the folders in step: a record exists only for a complete folder."""
+
+    def __init__(self, catalog: Catalog, store: CheckpointStore) -> None:
+        self._catalog = catalog
+        self._store = store
+
+    async def write(self, key: str, fill: Callable[[Path], Awaitable[None]]) -> int:
+        """Let `fill` write into a fresh folder and put it in place. Returns its size in bytes."""
+        staging = await asyncio.to_thread(self._store.begin, key)
+        try:
+            await fill(staging)
+            return await asyncio.to_thread(self._store.commit, staging, key)
+        except BaseException:
+            self._store.abandon(staging)
+            raise
+
+    async def save(
+        self,
+        run: RunRecord,
+        path: TinkerPath,
+        fill: Callable[[Path], Awaitable[None]],
+        *,
+        overwrite: bool,
+        ttl_seconds: int | None,
+        user_metadata: Mapping[str, str] | None,
+    ) -> None:
+        """Write a named checkpoint of `run`. Raises `NameConflict` when the name is taken."""
+        if not overwrite and await self._catalog.checkpoints.find(str(path)) is not None:
+            raise NameConflict(f"{path} exists; choose another name, or save with overwrite=True")
+        size = await self.write(path.key, fill)
+        now = datetime.now(UTC)
+        record = CheckpointRecord(
+            path=str(path),
+            run_id=run.id,
+            owner=run.owner,
+            kind=path.kind.value,
+            name=path.name,
+            key=path.key,
+            size_bytes=size,
+            created_at=now,
+            base_model=run.base_model,
+            rank=run.rank,
+            alpha=run.alpha,
+            train_attn=run.train_attn,
+            train_mlp=run.train_mlp,
+            train_unembed=run.train_unembed,
+            expires_at=None if ttl_seconds is None else now + timedelta(seconds=ttl_seconds),
+            user_metadata=user_metadata,
+        )
+        await self._catalog.checkpoints.put(record)
+
+    async def readable(self, owner: str, path: str) -> CheckpointRecord:
+        """A checkpoint that `owner` may read. Raises `InvalidInput` or `NotFound`."""
+        found = await self._catalog.checkpoints.find(str(TinkerPath.parse(path)))
+        if found is None or not (found.public or found.owner == owner):
+            raise NotFound(f"no checkpoint {path}: it was never saved, was deleted, or expired")
+        return found
+
+    async def loadable(self, owner: str, path: str) -> CheckpointRecord:
+        """A readable checkpoint that training can continue from."""
+        record = await self.readable(owner, path)
+        if record.kind != CheckpointKind.TRAINING:
+            raise InvalidInput(f"{path} holds weights for sampling; load one that save_state made")
+        return record
+
+    async def folder(self, record: CheckpointRecord) -> Path:
+        """Where the files of a checkpoint are."""
+        return await asyncio.to_thread(self._store.folder, record.key)
+
+    async def owned(self, owner: str, run_id: str, checkpoint_id: str) -> CheckpointRecord:
+        """The owner's checkpoint by its place in a run. Raises `NotFound`."""
+        path = f"tinker://{run_id}/{checkpoint_id}"
+        record = await self._catalog.checkpoints.find(str(TinkerPath.parse(path)))
+        if record is None or record.owner != owner:
+            raise NotFound(f"no checkpoint {path}")
+        return record
+
+    async def of_owner(self, owner: str, offset: int, limit: int) -> Page[CheckpointRecord]:
+        """The owner's checkpoints, newest first."""
+        return await self._catalog.checkpoints.of_owner(owner, offset, limit)
+
+    async def of_run(self, run_id: str) -> tuple[CheckpointRecord, ...]:
+        """A run's checkpoints, oldest first."""
+        return await self._catalog.checkpoints.of_run(run_id)
+
+    async def set_ttl(self, record: CheckpointRecord, ttl_seconds: int | None) -> None:
+        """Let a checkpoint expire `ttl_seconds` from now; None keeps it for ever."""
+        expires: Any = None if ttl_seconds is None else datetime.now(UTC) + timedelta(seconds=ttl_seconds)
+        await self._catalog.checkpoints.update(record.path, expires_at=expires)
+
+    async def delete(self, record: CheckpointRecord) -> None:
+        """Remove the record, then the folder: what is listed can always be loaded."""
+        await self._catalog.checkpoints.delete(record.path)
+        await asyncio.to_thread(self._store.delete, record.key)
+
+    async def delete_snapshots(self, session_id: str) -> None:
+        """Remove the unnamed sampler weights of a session; nothing can name them once it has ended."""
+        for sampler in await self._catalog.sampling_sessions.of_session(session_id):
+            if sampler.weights_key is not None and sampler.model_path is None:
+                await self._catalog.sampling_sessions.delete(sampler.id)
+                await asyncio.to_thread(self._store.delete, sampler.weights_key)
+
+    async def delete_expired(self) -> int:
+        """Remove what is past its time. Returns how many."""
+        expired = await self._catalog.checkpoints.expired()
+        for record in expired:
+            await self.delete(record)
+        return len(expired)

@@ -1,0 +1,46 @@
+"""The services of one app, wired once."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from tinsmith_common.stores import Stores
+
+from tinsmith_train.config import TrainingConfig
+from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.models import ModelService
+from tinsmith_train.services.registry import ModelRegistry
+from tinsmith_train.services.runs import RunService
+from tinsmith_train.services.sessions import SessionService
+from tinsmith_train.services.submission import Submissions
+from tinsmith_train.services.training import TrainingService
+from tinsmith_train.services.weights import WeightsService
+
+
+@dataclass(frozen=True)
+class Services:
+    """What routers delegate to."""
+
+    sessions: SessionService
+    models: ModelService
+    training: TrainingService
+    weights: WeightsService
+    checkpoints: CheckpointService
+    runs: RunService
+    registry: ModelRegistry
+
+    @classmethod
+    def build(cls, config: TrainingConfig, stores: Stores) -> Self:
+        """Wire the services on these stores. The registry is empty until the runtime has loaded models."""
+        registry = ModelRegistry()
+        checkpoints = CheckpointService(stores.catalog, stores.checkpoints)
+        models = ModelService(registry, stores.futures, stores.catalog, checkpoints, config.max_lora_rank)
+        submissions = Submissions(registry, stores.futures, stores.catalog)
+        return cls(
+            sessions=SessionService(stores.catalog, models),
+            models=models,
+            training=TrainingService(submissions),
+            weights=WeightsService(registry, submissions, stores.catalog, checkpoints),
+            checkpoints=checkpoints,
+            runs=RunService(stores.catalog, checkpoints),
+            registry=registry,
+        )

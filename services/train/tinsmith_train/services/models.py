@@ -1,0 +1,204 @@
+"""Models: created fresh or from a checkpoint, described, and closed with their session."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from tinsmith_common.catalog import Catalog, CheckpointRecord, RunRecord
+from tinsmith_common.errors import InvalidInput, NotFound, TinsmithError
+from tinsmith_common.futures import FutureStore, PromiseKind
+from tinsmith_common.wire.training import (
+    CreateModelRequest,
+    CreateModelResult,
+    GetInfoResponse,
+    ModelData,
+    OptimizerConfig,
+)
+from tinsmith_common.wire.weights import LoadWeightsRequest, LoadWeightsResult
+
+from tinsmith_train.backends.base import TrainBackend
+from tinsmith_train.engine.types import LoraSpec
+from tinsmith_train.scheduler.operations import Operation, Task
+from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.registry import ModelRegistry
+
+LORA_ALPHA = 32.0
+"""No alpha travels on the wire; exports of the hosted service use this one."""
+
+
+class ModelService:
+    """Gives sessions models. A creation is `seq_id` 0 of the model's lane."""
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        futures: FutureStore,
+        catalog: Catalog,
+        checkpoints: CheckpointService,
+        max_rank: int,
+    ) -> None:
+        self._registry = registry
+        self._futures = futures
+        self._catalog = catalog
+        self._checkpoints = checkpoints
+        self._max_rank = max_rank
+
+    async def create(self, owner: str, body: CreateModelRequest) -> str:
+        """Create a model with a fresh adapter. Answers the request id."""
+        model_id = _model_id(body.session_id, body.model_seq_id)
+        config = body.lora_config
+        spec = LoraSpec(
+            rank=config.rank,
+            alpha=LORA_ALPHA,
+            seed=config.seed,
+            train_attn=config.train_attn,
+            train_mlp=config.train_mlp,
+            train_unembed=config.train_unembed,
+        )
+
+        async def run(backend: TrainBackend) -> bytes:
+            await backend.create_adapter(model_id, spec)
+            return CreateModelResult(model_id=model_id).model_dump_json().encode()
+
+        async def prepare() -> tuple[RunRecord, Task]:
+            _check_optimizer(body.optimizer_config)
+            self._check_spec(spec)
+            self._registry.base(body.base_model)
+            return _new_run(
+                owner, body.session_id, model_id, body.base_model, spec, body.user_metadata
+            ), Task(run)
+
+        return await self._begin(owner, body.session_id, model_id, PromiseKind.CREATE_MODEL, prepare)
+
+    async def create_from_checkpoint(self, owner: str, body: LoadWeightsRequest) -> str:
+        """Create a model from saved weights (create-via-load). Answers the request id."""
+        if body.session_id is None or body.model_seq_id is None:
+            raise InvalidInput("load_weights needs session_id and model_seq_id, or model_id and seq_id")
+        model_id = _model_id(body.session_id, body.model_seq_id)
+        session_id = body.session_id
+
+        async def prepare() -> tuple[RunRecord, Task]:
+            _check_optimizer(body.optimizer_config)
+            checkpoint = await self._checkpoints.loadable(owner, body.path)
+            _check_base(checkpoint, body.base_model)
+            self._registry.base(checkpoint.base_model)
+
+            async def run(backend: TrainBackend) -> bytes:
+                folder = await self._checkpoints.folder(checkpoint)
+                await backend.load_state(model_id, folder, with_optimizer=body.optimizer)
+                return LoadWeightsResult(path=body.path, model_id=model_id).model_dump_json().encode()
+
+            spec = _spec_of(checkpoint)
+            record = _new_run(owner, session_id, model_id, checkpoint.base_model, spec, body.user_metadata)
+            return record, Task(run)
+
+        return await self._begin(owner, session_id, model_id, PromiseKind.LOAD_WEIGHTS, prepare)
+
+    async def info(self, owner: str, model_id: str) -> GetInfoResponse:
+        """Facts of one of the owner's models. Raises `NotFound`."""
+        run = await self._catalog.runs.get(model_id)
+        if run is None or run.owner != owner:
+            raise NotFound(f"no model {model_id}")
+        base = self._registry.base(run.base_model)
+        data = ModelData(
+            arch=base.info.architecture, model_name=run.base_model, tokenizer_id=base.tokenizer_id
+        )
+        return GetInfoResponse(
+            model_id=model_id, model_data=data, lora_rank=run.rank, model_name=run.base_model
+        )
+
+    async def close_session(self, session_id: str) -> None:
+        """Free the adapters of a session once what was submitted has run, and its unnamed snapshots."""
+        for run in self._registry.remove_session(session_id):
+            self._registry.scheduler_of(run).close_lane(run.id)
+        await self._checkpoints.delete_snapshots(session_id)
+
+    async def _begin(
+        self,
+        owner: str,
+        session_id: str,
+        model_id: str,
+        kind: PromiseKind,
+        prepare: Callable[[], Awaitable[tuple[RunRecord, Task]]],
+    ) -> str:
+        session = await self._catalog.sessions.get(session_id)
+        if session is None or session.owner != owner:
+            raise NotFound(f"no session {session_id}; create one first")
+        request_id = f"{model_id}:0"
+        submission = await self._futures.submit(request_id, kind, owner)
+        if not submission.created:
+            return request_id
+        try:
+            run, task = await prepare()
+        except TinsmithError as error:
+            await self._futures.fail(request_id, error.message, error.category)
+            return request_id
+        await self._catalog.runs.create(run)
+        self._registry.add(run)
+        scheduler = self._registry.scheduler_of(run)
+        scheduler.open_lane(model_id)
+        scheduler.submit(Operation(request_id, model_id, 0, task))
+        return request_id
+
+    def _check_spec(self, spec: LoraSpec) -> None:
+        if spec.rank > self._max_rank:
+            raise InvalidInput(f"rank {spec.rank} is over this server's MAX_LORA_RANK of {self._max_rank}")
+        if not (spec.train_attn or spec.train_mlp or spec.train_unembed):
+            raise InvalidInput("nothing to train: set train_attn, train_mlp or train_unembed")
+
+
+def _model_id(session_id: str, model_seq_id: int) -> str:
+    # The SDK derives the id of a model created from a checkpoint itself, in exactly this form.
+    return f"{session_id}:train:{model_seq_id}"
+
+
+def _check_optimizer(config: OptimizerConfig | None) -> None:
+    if config is not None and config.type != "adamw":
+        raise InvalidInput(f"optimizer {config.type!r} is not supported; use adamw")
+
+
+def _check_base(checkpoint: CheckpointRecord, base_model: str | None) -> None:
+    if base_model is not None and base_model != checkpoint.base_model:
+        raise InvalidInput(
+            f"{checkpoint.path} was trained on {checkpoint.base_model}, not on {base_model}; leave base_model out"
+        )
+
+
+def _spec_of(checkpoint: CheckpointRecord) -> LoraSpec:
+    return LoraSpec(
+        rank=checkpoint.rank,
+        alpha=checkpoint.alpha,
+        train_attn=checkpoint.train_attn,
+        train_mlp=checkpoint.train_mlp,
+        train_unembed=checkpoint.train_unembed,
+    )
+
+
+def _new_run(
+    owner: str,
+    session_id: str,
+    model_id: str,
+    base_model: str,
+    spec: LoraSpec,
+    user_metadata: Mapping[str, Any] | None,
+) -> RunRecord:
+    now = datetime.now(UTC)
+    return RunRecord(
+        id=model_id,
+        session_id=session_id,
+        owner=owner,
+        base_model=base_model,
+        rank=spec.rank,
+        alpha=spec.alpha,
+        train_attn=spec.train_attn,
+        train_mlp=spec.train_mlp,
+        train_unembed=spec.train_unembed,
+        created_at=now,
+        last_request_at=now,
+        user_metadata=as_text(user_metadata),
+    )
+
+
+def as_text(metadata: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """User metadata as listings return it: text to text."""
+    return None if metadata is None else {key: str(value) for key, value in metadata.items()}

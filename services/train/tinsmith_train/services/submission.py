@@ -1,0 +1,57 @@
+"""The one way in which an operation enters a lane: promise first, then its turn."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from tinsmith_common.catalog import Catalog
+from tinsmith_common.errors import InvalidInput, TinsmithError
+from tinsmith_common.futures import FutureStore, PromiseKind
+
+from tinsmith_train.scheduler.operations import Operation, Pass, Rejected, Task
+from tinsmith_train.services.registry import ModelRegistry
+
+
+class Submissions:
+    """Turns well addressed submissions into promises. Whatever is wrong with one becomes its result."""
+
+    def __init__(self, registry: ModelRegistry, futures: FutureStore, catalog: Catalog) -> None:
+        self._registry = registry
+        self._futures = futures
+        self._catalog = catalog
+
+    async def submit(
+        self,
+        owner: str,
+        model_id: str,
+        seq_id: int,
+        kind: PromiseKind,
+        build: Callable[[], Pass | Task],
+    ) -> str:
+        """Queue an operation of a loaded model and answer its request id.
+
+        `build` validates the body; what it raises fails the operation in its turn. Repeating a
+        (`model_id`, `seq_id`) answers the same promise and runs nothing.
+        """
+        request_id = f"{model_id}:{seq_id}"
+        run = self._registry.find(owner, model_id)
+        submission = await self._futures.submit(request_id, kind, owner)
+        if not submission.created:
+            return request_id
+        if run is None:
+            error = InvalidInput(
+                f"model {model_id} is not loaded: its session ended, its worker was lost or the server "
+                "restarted; continue from a saved state with create_training_client_from_state"
+            )
+            await self._futures.fail(request_id, error.message, error.category)
+            return request_id
+        operation = Operation(request_id, model_id, seq_id, _build(build))
+        self._registry.scheduler_of(run).submit(operation)
+        await self._catalog.runs.update(model_id, last_request_at=datetime.now(UTC))
+        return request_id
+
+
+def _build(build: Callable[[], Pass | Task]) -> Pass | Task | Rejected:
+    try:
+        return build()
+    except TinsmithError as error:
+        return Rejected(error)

@@ -1,0 +1,86 @@
+"""forward_backward and optim_step: from wire to lane."""
+
+import numpy as np
+from pydantic import ValidationError
+from tinsmith_common.errors import InvalidInput
+from tinsmith_common.futures import PromiseKind
+from tinsmith_common.http.errors import describe_validation
+from tinsmith_common.wire.codec import (
+    WireDatum,
+    decode_forward_backward,
+    encode_forward_backward_output,
+    parse_forward_backward,
+)
+from tinsmith_common.wire.training import OperationAddress, OptimStepRequest, OptimStepResult
+
+from tinsmith_train.backends.base import TrainBackend
+from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, ForwardBackwardResult
+from tinsmith_train.scheduler.operations import Pass, Task
+from tinsmith_train.services.submission import Submissions
+
+
+class TrainingService:
+    """Submits training operations. A body that cannot even be addressed raises; all else is a promise."""
+
+    def __init__(self, submissions: Submissions) -> None:
+        self._submissions = submissions
+
+    async def forward_backward(self, owner: str, body: bytes) -> str:
+        """Submit a protobuf `ForwardBackwardRequest`. Answers the request id."""
+        address = parse_forward_backward(body)
+
+        def build() -> Pass:
+            request = decode_forward_backward(address.message)
+            item = ForwardBackward(
+                adapter_id=request.model_id,
+                datums=tuple(_to_datum(index, datum) for index, datum in enumerate(request.datums)),
+                loss=request.loss_fn,
+                loss_config=request.loss_fn_config,
+                forward_only=request.forward_only,
+            )
+            return Pass(item, _encode_result)
+
+        return await self._submissions.submit(
+            owner, address.model_id, address.seq_id, PromiseKind.FORWARD_BACKWARD, build
+        )
+
+    async def optim_step(self, owner: str, address: OperationAddress, body: bytes) -> str:
+        """Submit an optimizer step. Answers the request id."""
+
+        def build() -> Task:
+            params = _adam_params(body)
+
+            async def run(backend: TrainBackend) -> bytes:
+                metrics = await backend.optim_step(address.model_id, params)
+                return OptimStepResult(metrics=metrics).model_dump_json().encode()
+
+            return Task(run)
+
+        return await self._submissions.submit(
+            owner, address.model_id, address.seq_id, PromiseKind.OPTIM_STEP, build
+        )
+
+
+def _to_datum(index: int, datum: WireDatum) -> Datum:
+    inputs = dict(datum.loss_fn_inputs)
+    targets = inputs.pop("target_tokens", None)
+    if targets is None:
+        raise InvalidInput(f"datum {index}: target_tokens are missing from loss_fn_inputs")
+    if targets.dtype != np.int64:
+        raise InvalidInput(f"datum {index}: target_tokens must be int64, not {targets.dtype}")
+    floats = {name: values.astype(np.float32) for name, values in inputs.items()}
+    return Datum(datum.tokens, targets.astype(np.int64), floats)
+
+
+def _encode_result(result: ForwardBackwardResult) -> bytes:
+    return encode_forward_backward_output(result.logprobs, result.metrics)
+
+
+def _adam_params(body: bytes) -> AdamParams:
+    try:
+        request = OptimStepRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidInput(describe_validation(error)) from error
+    if request.adam_params is None:
+        raise InvalidInput("optim_step needs adam_params: this model's optimizer is adamw")
+    return AdamParams(**request.adam_params.model_dump())

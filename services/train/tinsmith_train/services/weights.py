@@ -1,0 +1,185 @@
+"""Saving and loading a loaded model's weights, in the order of its lane."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from tinsmith_common.catalog import Catalog, RunRecord, SamplingSessionRecord
+from tinsmith_common.checkpoints import CheckpointKind, TinkerPath, check_name
+from tinsmith_common.errors import InvalidInput
+from tinsmith_common.futures import PromiseKind
+from tinsmith_common.http.errors import describe_validation
+from tinsmith_common.wire.training import OperationAddress
+from tinsmith_common.wire.weights import (
+    LoadWeightsRequest,
+    LoadWeightsResult,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsForSamplerResult,
+    SaveWeightsRequest,
+    SaveWeightsResult,
+    WeightsInfoResponse,
+)
+
+from tinsmith_train.backends.base import TrainBackend
+from tinsmith_train.scheduler.operations import Task
+from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.models import as_text
+from tinsmith_train.services.registry import ModelRegistry
+from tinsmith_train.services.submission import Submissions
+
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+class WeightsService:
+    """Named checkpoints, sampler weights, snapshots for a sampling session, loads into a model."""
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        submissions: Submissions,
+        catalog: Catalog,
+        checkpoints: CheckpointService,
+    ) -> None:
+        self._registry = registry
+        self._submissions = submissions
+        self._catalog = catalog
+        self._checkpoints = checkpoints
+
+    async def save(self, owner: str, address: OperationAddress, body: bytes) -> str:
+        """Submit `save_weights`. Answers the request id."""
+
+        def build() -> Task:
+            request = _validated(SaveWeightsRequest, body)
+            path = TinkerPath(address.model_id, CheckpointKind.TRAINING, check_name(request.path))
+            run = self._run(owner, address)
+
+            async def execute(backend: TrainBackend) -> bytes:
+                async def fill(folder: Path) -> None:
+                    await backend.save_state(run.id, folder)
+
+                await self._checkpoints.save(
+                    run,
+                    path,
+                    fill,
+                    overwrite=request.overwrite,
+                    ttl_seconds=request.ttl_seconds,
+                    user_metadata=as_text(request.user_metadata),
+                )
+                return SaveWeightsResult(path=str(path)).model_dump_json().encode()
+
+            return Task(execute)
+
+        return await self._submit(owner, address, PromiseKind.SAVE_WEIGHTS, build)
+
+    async def save_for_sampler(self, owner: str, address: OperationAddress, body: bytes) -> str:
+        """Submit `save_weights_for_sampler`. Answers the request id."""
+
+        def build() -> Task:
+            request = _validated(SaveWeightsForSamplerRequest, body)
+            run = self._run(owner, address)
+            if request.kind == "inflight":
+                raise InvalidInput("sampler weights of kind 'inflight' are not supported yet; use 'snapshot'")
+            if request.path is not None:
+                return self._named_sampler_weights(run, check_name(request.path), request)
+            if request.sampling_session_seq_id is None:
+                raise InvalidInput("save_weights_for_sampler needs a path or a sampling_session_seq_id")
+            return self._snapshot(run, request.sampling_session_seq_id)
+
+        return await self._submit(owner, address, PromiseKind.SAVE_WEIGHTS_FOR_SAMPLER, build)
+
+    async def load(self, owner: str, address: OperationAddress, body: LoadWeightsRequest) -> str:
+        """Submit `load_weights` into a loaded model. Answers the request id."""
+
+        def build() -> Task:
+            run = self._run(owner, address)
+
+            async def execute(backend: TrainBackend) -> bytes:
+                checkpoint = await self._checkpoints.loadable(owner, body.path)
+                if (checkpoint.base_model, checkpoint.rank) != (run.base_model, run.rank):
+                    raise InvalidInput(
+                        f"{body.path} is rank {checkpoint.rank} on {checkpoint.base_model}; this model is "
+                        f"rank {run.rank} on {run.base_model}"
+                    )
+                folder = await self._checkpoints.folder(checkpoint)
+                await backend.load_state(run.id, folder, with_optimizer=body.optimizer)
+                return LoadWeightsResult(path=body.path, model_id=run.id).model_dump_json().encode()
+
+            return Task(execute)
+
+        return await self._submit(owner, address, PromiseKind.LOAD_WEIGHTS, build)
+
+    async def info(self, owner: str, path: str) -> WeightsInfoResponse:
+        """What a checkpoint holds."""
+        record = await self._checkpoints.readable(owner, path)
+        return WeightsInfoResponse(
+            base_model=record.base_model,
+            lora_rank=record.rank,
+            train_unembed=record.train_unembed,
+            train_mlp=record.train_mlp,
+            train_attn=record.train_attn,
+        )
+
+    def _named_sampler_weights(
+        self, run: RunRecord, name: str, request: SaveWeightsForSamplerRequest
+    ) -> Task:
+        path = TinkerPath(run.id, CheckpointKind.SAMPLER, name)
+
+        async def execute(backend: TrainBackend) -> bytes:
+            async def fill(folder: Path) -> None:
+                await backend.export_adapter(run.id, folder)
+
+            await self._checkpoints.save(
+                run,
+                path,
+                fill,
+                overwrite=False,
+                ttl_seconds=request.ttl_seconds,
+                user_metadata=as_text(request.user_metadata),
+            )
+            return SaveWeightsForSamplerResult(path=str(path)).model_dump_json(exclude_none=True).encode()
+
+        return Task(execute)
+
+    def _snapshot(self, run: RunRecord, sampling_session_seq_id: int) -> Task:
+        sampler_id = f"{run.session_id}:sample:{sampling_session_seq_id}"
+        key = f"{run.id}/snapshots/{sampling_session_seq_id}"
+
+        async def execute(backend: TrainBackend) -> bytes:
+            async def fill(folder: Path) -> None:
+                await backend.export_adapter(run.id, folder)
+
+            await self._checkpoints.write(key, fill)
+            record = SamplingSessionRecord(
+                id=sampler_id,
+                session_id=run.session_id,
+                owner=run.owner,
+                base_model=run.base_model,
+                created_at=datetime.now(UTC),
+                weights_key=key,
+            )
+            if not await self._catalog.sampling_sessions.create(record):
+                raise InvalidInput(f"sampling session {sampler_id} exists")
+            result = SaveWeightsForSamplerResult(sampling_session_id=sampler_id)
+            return result.model_dump_json(exclude_none=True).encode()
+
+        return Task(execute)
+
+    def _run(self, owner: str, address: OperationAddress) -> RunRecord:
+        run = self._registry.find(owner, address.model_id)
+        if run is None:
+            raise InvalidInput(f"model {address.model_id} is not loaded")
+        return run
+
+    async def _submit(
+        self, owner: str, address: OperationAddress, kind: PromiseKind, build: Callable[[], Task]
+    ) -> str:
+        return await self._submissions.submit(owner, address.model_id, address.seq_id, kind, build)
+
+
+def _validated(model: type[_Body], body: bytes) -> _Body:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidInput(describe_validation(error)) from error
