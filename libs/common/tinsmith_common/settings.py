@@ -146,7 +146,7 @@ def locate_model(name: str, models_dir: Path | None = None) -> str:
 
 def _checkout_models_dir() -> Path | None:
     for parent in Path(__file__).resolve().parents:
-        if (parent / "pants.toml").is_file():
+        if (parent / "models").is_dir() and (parent / "services").is_dir():
             return parent / "models"
     return None
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from tinsmith_common.errors import TinsmithError
 from tinsmith_common.http import install_http
 from tinsmith_common.http.application import API_PREFIX
-from tinsmith_common.observability import configure_logging
+from tinsmith_common.observability import configure_logging, get_logger
 from tinsmith_common.stores import Stores
 
 from tinsmith_train.config import TrainingConfig, load_config
@@ -42,8 +43,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     runtime: Runtime = app.state.runtime
     await stores.open()
     try:
-        await runtime.start()
-        app.state.ready = True
+        try:
+            await runtime.start()
+            app.state.ready = True
+        except TinsmithError as error:
+            if app.state.give_up is None:
+                raise
+            get_logger(__name__).critical(error.message)
+            app.state.give_up()
         yield
     finally:
         app.state.ready = False

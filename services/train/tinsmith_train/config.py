@@ -18,7 +18,10 @@ class TrainingConfig(CommonSettings):
     train_device: Literal["auto", "cpu", "cuda"] = "auto"
     train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train_threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all cores")
-    tokens_per_pass: int = Field(default=16_384, ge=128, description="tokens packed into one forward pass")
+    tokens_per_pass: int = Field(default=8192, ge=128, description="tokens packed into one row")
+    tokens_per_cycle: int = Field(
+        default=32_768, ge=128, description="tokens taken from all lanes before any lane is looked at again"
+    )
     session_timeout_s: float = Field(default=1800.0, ge=30, description="without a heartbeat")
     maintenance_interval_s: float = Field(default=30.0, gt=0)
 

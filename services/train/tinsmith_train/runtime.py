@@ -13,6 +13,7 @@ from tinsmith_common.stores import Stores
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.backends.embedded import EmbeddedBackend, EmbeddedConfig
 from tinsmith_train.config import TrainingConfig
+from tinsmith_train.engine.trainer import TrainerLimits
 from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.scheduler.scheduler import Scheduler
 from tinsmith_train.services.container import Services
@@ -56,20 +57,21 @@ class Runtime:
             await backend.stop()
 
     async def _load(self, model: SupportedModel) -> BaseModel:
-        location = self._config.locate(model)
+        config = self._config
+        location = config.locate(model)
         backend = EmbeddedBackend(
             EmbeddedConfig(
-                model=location,
-                device=self._config.train_device,
-                dtype=self._config.train_dtype,
-                threads=self._config.train_threads,
-                tokens_per_pass=self._config.tokens_per_pass,
-                max_context_length=model.max_context_length,
+                base_model=model.name,
+                source=location,
+                device=config.train_device,
+                dtype=config.train_dtype,
+                threads=config.train_threads,
+                limits=TrainerLimits(tokens_per_pass=config.tokens_per_pass),
             )
         )
         self._backends.append(backend)
         info = await backend.start()
-        scheduler = Scheduler(backend, self._stores.futures, self._metrics, self._config.tokens_per_pass)
+        scheduler = Scheduler(backend, self._stores.futures, self._metrics, config.tokens_per_cycle)
         self._schedulers.append(scheduler)
         self._tasks.append(asyncio.create_task(scheduler.run()))
         _log.info("base model loaded", model=model.name, location=location, parameters=info.num_parameters)

@@ -2,5 +2,6 @@
 
 from tinsmith_common.http.application import install_http
 from tinsmith_common.http.dependencies import Caller, SharedStores
+from tinsmith_common.http.server import serve
 
-__all__ = ["Caller", "SharedStores", "install_http"]
+__all__ = ["Caller", "SharedStores", "install_http", "serve"]

@@ -22,6 +22,7 @@ def install_http(app: FastAPI, settings: CommonSettings, stores: Stores, registr
     app.state.stores = stores
     app.state.registry = registry
     app.state.ready = False
+    app.state.give_up = None
     install_error_handlers(app)
     app.include_router(ops_router)
     app.include_router(futures_router, prefix=API_PREFIX)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 from tinsmith_common.errors import EngineFailure, TinsmithError
-
 from tinsmith_train.engine.types import (
     AdamParams,
     ForwardBackward,

@@ -1,0 +1,1 @@
+"""The training engine: losses, LoRA adapters, AdamW and packing in pure torch, whoever runs them."""

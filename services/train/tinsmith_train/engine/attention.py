@@ -69,7 +69,8 @@ def packed_attention(
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         return _varlen(query, key, value, packed, scaling, sliding_window), None
     outputs = [
-        _attend(*(_batch(t, run) for t in (query, key, value)), scaling, sliding_window) for run in packed.runs
+        _attend(*(_batch(t, run) for t in (query, key, value)), scaling, sliding_window)
+        for run in packed.runs
     ]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), None
 
@@ -96,7 +97,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, wi
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scaling: float | None, window: int | None
 ) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (needs a CUDA build of torch)
+    from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
     options: dict[str, Any] = {"scale": scaling, "window_size": (-1 if window is None else window - 1, 0)}

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tinsmith_common.errors import InvalidInput
 
+from tinsmith_common.errors import InvalidInput
 from tinsmith_train.engine.losses import CLIP_INPUTS, LOSSES, Loss
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, LoraSpec, LossConfig, ModelInfo
 
@@ -148,7 +148,9 @@ def _check_input(where: str, values: NDArray[Any], shape: tuple[int, ...]) -> Fl
         )
     if not np.isfinite(values).all():
         position = np.argwhere(~np.isfinite(values))[0].tolist()
-        raise InvalidInput(f"{where} is not finite at position {position}: replace NaN and infinity by numbers")
+        raise InvalidInput(
+            f"{where} is not finite at position {position}: replace NaN and infinity by numbers"
+        )
     return values.astype(np.float32, copy=False)
 
 

@@ -124,6 +124,8 @@ class ModelService:
         session = await self._catalog.sessions.get(session_id)
         if session is None or session.owner != owner:
             raise NotFound(f"no session {session_id}; create one first")
+        if session.closed_at is not None:
+            raise InvalidInput(f"session {session_id} has ended; create a new one")
         request_id = f"{model_id}:0"
         submission = await self._futures.submit(request_id, kind, owner)
         if not submission.created:

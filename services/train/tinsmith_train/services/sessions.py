@@ -40,8 +40,10 @@ class SessionService:
         await self._catalog.sessions.update(session_id, last_seen_at=datetime.now(UTC))
 
     async def finish(self, owner: str, session_id: str, body: FinishSessionRequest) -> None:
-        """End a session as its client says, and free what it holds."""
-        await self.require(owner, session_id)
+        """End a session as its client says, and free what it holds. The first reason given stays."""
+        session = await self.require(owner, session_id)
+        if session.finish_reason is not None:
+            return
         await self._catalog.sessions.update(
             session_id, finish_reason=body.reason.type, finish_detail=body.detail
         )

@@ -1,0 +1,47 @@
+# Tinsmith: `make demo` shows it, `make test` proves it; `make help` lists the rest.
+# Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test test-unit test-pants lint format lock clean
+MAKEFLAGS += --no-print-directory
+
+RUN := .venv/bin/python
+# Its node comes from the lock too, so that no other one is needed or used.
+PYRIGHT := PYRIGHT_PYTHON_GLOBAL_NODE=0 PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## make .venv and .venv-sample exactly as locked; nothing to do when they are current
+	@python=$$(tools/find-python) && "$$python" -m tools.setup
+
+demo: setup  ## fine-tune and then reinforce a tiny model through the whole stack; writes out/demo/
+	@$(RUN) -m tinsmith_local run -- $(CURDIR)/$(RUN) -m examples.demo
+
+serve: setup  ## run the stack in the foreground on 127.0.0.1:8000 (PORT=)
+	@$(RUN) -m tinsmith_local serve $(if $(PORT),--port $(PORT))
+
+test: setup  ## every test: units, engines, the whole stack, and each part under Pants
+	@$(RUN) -m tools.test
+
+test-unit: setup  ## the tests that start no other process: under a minute
+	@$(RUN) -m tools.test unit
+
+test-pants: setup  ## `pants test` for each service and for libs (needs a CPython 3.9)
+	@$(RUN) -m tools.test pants
+
+lint: setup  ## ruff and pyright
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(PYRIGHT)
+	$(PYRIGHT) --pythonpath .venv-sample/bin/python services/sample
+
+format: setup  ## let ruff rewrite what it can
+	@$(RUN) -m ruff check --fix --quiet . ; $(RUN) -m ruff format .
+
+lock:  ## resolve locks/*.txt again from the pyproject files (UPGRADE=1 for the newest versions)
+	@python=$$(tools/find-python) && "$$python" -m tools.lock $(if $(UPGRADE),--upgrade)
+
+clean:  ## remove the environments and everything the targets wrote
+	rm -rf .venv .venv-sample .venv-tools .venv-pants out dist .pants.d .pids .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

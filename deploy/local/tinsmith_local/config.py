@@ -1,0 +1,54 @@
+"""What a local stack is made of."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tinsmith_local.errors import StackError
+
+_REPOSITORY = Path(__file__).resolve().parents[3]
+_KEY_PREFIX = "tml-"
+
+
+def default_sample_python() -> str:
+    """TINSMITH_SAMPLE_PYTHON, else the interpreter of `.venv-sample` in the repository."""
+    return os.environ.get("TINSMITH_SAMPLE_PYTHON") or str(_REPOSITORY / ".venv-sample" / "bin" / "python")
+
+
+def default_api_key() -> str:
+    """TINKER_API_KEY, else the development key that the services accept by default."""
+    return os.environ.get("TINKER_API_KEY") or "slime-dev-key"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """Ports, places and commands of one stack. `port` 0 takes a free one; times are in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    data_dir: Path = Path(".tinsmith")
+    api_key: str = field(default_factory=default_api_key, repr=False)
+    log_level: str = field(default_factory=lambda: os.environ.get("KGATEWAY_LOG_LEVEL") or "INFO")
+    supported_models: str | None = None
+    """JSON list for SUPPORTED_MODELS; None leaves the services' own default or the environment's value."""
+    train_python: str = sys.executable
+    sample_python: str = field(default_factory=default_sample_python)
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Added to the environment of every part."""
+    manifests: Path = _REPOSITORY / "deploy" / "kgateway"
+    access_log: bool = False
+    ray_namespace: str = field(default_factory=lambda: os.environ.get("RAY_NAMESPACE") or "tinsmith")
+    ray_object_store_mib: int = 256
+    ready_timeout_s: float = 600.0
+    stop_grace_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise StackError(f"PORT is {self.port}: choose a number from 1 to 65535, or 0 for any free port.")
+
+    @property
+    def sdk_api_key(self) -> str:
+        """The same credential in the only form that the SDK sends."""
+        return self.api_key if self.api_key.startswith((_KEY_PREFIX, "eyJ")) else _KEY_PREFIX + self.api_key

@@ -1,0 +1,33 @@
+"""Runs an app under uvicorn with what the protocol needs."""
+
+import uvicorn
+from fastapi import FastAPI
+
+# Heartbeats come every 10 s: uvicorn's 5 s would close every connection between two of them.
+_KEEP_ALIVE_S = 120
+_GRACE_S = 5
+
+
+def serve(app: FastAPI, host: str, port: int) -> int:
+    """Serve until stopped. Answers the exit code: 1 when the app gave up or never started.
+
+    `app.state.give_up` is what the app calls, after logging why, when it cannot do its work.
+    """
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    server = uvicorn.Server(config)
+    gave_up = False
+
+    def give_up() -> None:
+        nonlocal gave_up
+        gave_up = server.should_exit = True
+
+    app.state.give_up = give_up
+    server.run()
+    return 1 if gave_up or not server.started else 0

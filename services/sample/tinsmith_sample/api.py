@@ -1,0 +1,77 @@
+"""The sample service as an ASGI application.
+
+`uvicorn tinsmith_sample.api:app` serves one configured by the environment; `create_app(config)` makes as many
+as a program wants, which share nothing.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from tinsmith_common.http import install_http
+from tinsmith_common.http.application import API_PREFIX
+from tinsmith_common.observability import configure_logging
+from tinsmith_common.stores import Stores
+from tinsmith_sample.config import SamplingConfig, load_config
+from tinsmith_sample.engines.base import SamplingEngine
+from tinsmith_sample.metrics import SampleMetrics
+from tinsmith_sample.routers import api_router
+from tinsmith_sample.runtime import Runtime, build_engines
+from tinsmith_sample.services.adapters import AdapterLocator
+from tinsmith_sample.services.sampling import SamplingService
+from tinsmith_sample.services.sessions import SamplingSessions
+
+
+def create_app(
+    config: SamplingConfig | None = None, engines: Mapping[str, SamplingEngine] | None = None
+) -> FastAPI:
+    """Wire configuration, stores, services and engines onto `app.state`. Engines start when it starts.
+
+    `engines`, by model name, take the place of those the configuration asks for.
+    """
+    config = config or SamplingConfig()
+    configure_logging(config.kgateway_log_level, json_lines=config.log_json)
+    stores = Stores.build(config, "sample")
+    engines = build_engines(config) if engines is None else engines
+    registry = CollectorRegistry()
+    metrics = SampleMetrics(registry, lambda: {name: engine.stats() for name, engine in engines.items()})
+    sessions = SamplingSessions(stores.catalog, frozenset(engines))
+    sampling = SamplingService(
+        stores.futures,
+        sessions,
+        AdapterLocator(stores.checkpoints),
+        engines,
+        metrics,
+        config.max_queued_samples,
+    )
+    app = FastAPI(title="Tinsmith sample service", lifespan=_lifespan, redirect_slashes=False)
+    install_http(app, config, stores, registry)
+    app.include_router(api_router(), prefix=API_PREFIX)
+    app.state.sessions = sessions
+    app.state.sampling = sampling
+    app.state.runtime = Runtime(config, engines, sampling)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    stores: Stores = app.state.stores
+    runtime: Runtime = app.state.runtime
+    await stores.open()
+    try:
+        runtime.start(app)
+        yield
+    finally:
+        app.state.ready = False
+        await runtime.stop()
+        await stores.close()
+
+
+def __getattr__(name: str) -> Any:
+    # Built when a server asks for it, so that importing this module has no effect.
+    if name == "app":
+        return create_app(load_config(None))
+    raise AttributeError(name)

@@ -1,0 +1,31 @@
+"""Settings of the sample service."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tinsmith_common.settings import CommonSettings
+
+
+class SamplingConfig(CommonSettings):
+    """What the sample service can be told, by environment, file (`from_file`) or keyword.
+
+    `sampling_engine_args` reach SGLang by the names of its `ServerArgs` and win over everything else.
+    """
+
+    sampling_host: str = "0.0.0.0"  # a service in a container listens on all interfaces
+    sampling_port: int = Field(default=8001, ge=1, le=65535)
+    sampling_device: Literal["auto", "cpu", "cuda"] = "auto"
+    sampling_engine_args: dict[str, Any] = Field(default_factory=dict[str, Any])
+    max_resident_adapters: int = Field(default=32, ge=1, description="adapters in host memory at a time")
+    adapters_per_batch: int = Field(default=8, ge=1, description="different adapters in one forward pass")
+    max_queued_samples: int = Field(default=20_000, ge=1, description="asample requests; more get a 429")
+    engine_start_timeout_s: float = Field(default=600.0, gt=0)
+    engine_check_interval_s: float = Field(default=5.0, gt=0)
+    adapter_unload_timeout_s: float = Field(default=30.0, gt=0)
+
+
+def load_config(path: Path | None) -> SamplingConfig:
+    """The configuration of a process: from a file if one is named, and from the environment."""
+    return SamplingConfig.from_file(path) if path is not None else SamplingConfig()

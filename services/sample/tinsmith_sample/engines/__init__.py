@@ -1,0 +1,1 @@
+"""Sampling engines: the interface in `base`, SGLang behind it."""

@@ -1,0 +1,128 @@
+"""What a sampling engine is: the types at its border and the protocol it satisfies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinsmith_common.errors import EngineFailure
+
+FloatArray: TypeAlias = NDArray[np.float32]
+TopRow: TypeAlias = tuple[tuple[int, float], ...]
+"""The likeliest tokens of one position as (token, logprob), best first."""
+
+
+class EngineLost(EngineFailure):
+    """The engine's process ended while it worked on this; the same work may be given to its successor."""
+
+
+@dataclass(frozen=True)
+class Stops:
+    """What ends a completion besides its length. Given strings and tokens are stops in addition to EOS."""
+
+    eos: bool = True
+    strings: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()
+
+
+NEVER = Stops(eos=False)
+"""Run to `max_tokens`, through EOS."""
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """Completions asked for one prompt.
+
+    `max_tokens` None: what the context leaves. It is cut to that in any case. `top_k` -1: off. `seed` None:
+    every sample gets a random one. `prompt_logprobs_last_n` None: all positions.
+    """
+
+    prompt: tuple[int, ...]
+    num_samples: int = 1
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int = -1
+    top_p: float = 1.0
+    seed: int | None = None
+    stops: Stops = field(default_factory=Stops)
+    prompt_logprobs: bool = False
+    prompt_logprobs_last_n: int | None = None
+    topk_prompt_logprobs: int = 0
+    topk_sample_logprobs: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled continuation, with the stop token if one ended it.
+
+    `logprobs`, float32 `[len(tokens)]`, are of the model: full softmax at temperature 1, whatever the sampling
+    temperature, top-k and top-p.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: FloatArray
+    stop_reason: Literal["stop", "length"]
+    top: tuple[TopRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptScores:
+    """Logprobs of the prompt's own tokens, float32 `[len(prompt)]`; NaN where there is none (position 0)."""
+
+    logprobs: FloatArray
+    top: tuple[TopRow | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """Answer to a `SampleSpec`; `cached_tokens` of the prompt were not computed anew."""
+
+    completions: tuple[Completion, ...]
+    prompt: PromptScores | None = None
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Weights on top of the base model. A `key` names one content for ever; `folder` is in PEFT layout."""
+
+    key: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """Sizes in tokens. `context_length` bounds prompt plus completion."""
+
+    vocab_size: int
+    context_length: int
+
+
+class SamplingEngine(Protocol):
+    """One base model, ready to be sampled with or without adapters. Used from one event loop."""
+
+    async def start(self) -> None:
+        """Bring the engine up; returns when it answers. Raises `EngineFailure`."""
+        ...
+
+    async def stop(self) -> None:
+        """Take the engine down with all its processes. Work in flight fails with `EngineLost`."""
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether the engine answers now."""
+        ...
+
+    def stats(self) -> Mapping[str, float]:
+        """Figures for monitoring."""
+        ...
+
+    async def sample(self, spec: SampleSpec, adapter: Adapter | None = None) -> SampleResult:
+        """Sample. Cancelling the call takes its work out of the engine.
+
+        Raises `InvalidInput` for what can never work, `EngineLost` and `EngineFailure` otherwise.
+        """
+        ...

@@ -1,0 +1,174 @@
+"""The engine's process as seen from the service: start it, ask it things, notice its end."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import sys
+from typing import overload
+
+from tinsmith_common.errors import EngineFailure
+from tinsmith_sample.engines import messages
+from tinsmith_sample.engines.base import EngineLost
+
+_HOST_MODULE = "tinsmith_sample.engines.sglang_host"
+_STOP_TIMEOUT_S = 15.0
+
+
+class EngineProcess:
+    """One run of `sglang_host`. Orders are answered in any order; each may be cancelled."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._ids = itertools.count(1)
+        self._open: dict[int, asyncio.Future[messages.Generated | messages.Done]] = {}
+        self._alive = True
+        self._listening = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def launch(
+        cls, launch: messages.Launch, timeout_s: float
+    ) -> "tuple[EngineProcess, messages.Ready]":
+        """Start the process and wait for its engine. Raises `EngineFailure`."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                _HOST_MODULE,
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                # Ctrl-C is for the service, which then hangs up.
+                start_new_session=True,
+                env=os.environ | _environment(launch.device),
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        writer.write(messages.frame(launch))
+        try:
+            async with asyncio.timeout(timeout_s):
+                ready = messages.ready_decoder.decode(await messages.read_frame(reader))
+        except BaseException as error:
+            writer.close()
+            await _reap(process)
+            if isinstance(error, TimeoutError):
+                raise EngineFailure(f"the engine did not start within {timeout_s:.0f} s") from error
+            if isinstance(error, asyncio.IncompleteReadError | ConnectionError):
+                raise EngineFailure(
+                    f"the engine ended while starting (exit status {process.returncode}); its log says why"
+                ) from error
+            raise
+        return cls(process, reader, writer), ready
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can be asked things."""
+        return self._alive
+
+    @property
+    def pid(self) -> int:
+        """Process id of the engine's main process."""
+        return self._process.pid
+
+    @property
+    def open_orders(self) -> int:
+        """Orders without an answer yet."""
+        return len(self._open)
+
+    def new_id(self) -> int:
+        """An id for the next order."""
+        return next(self._ids)
+
+    @overload
+    async def ask(self, order: messages.Generate) -> messages.Generated: ...
+    @overload
+    async def ask(
+        self, order: messages.LoadAdapter | messages.UnloadAdapter | messages.Ping
+    ) -> messages.Done: ...
+    async def ask(self, order: messages.Work) -> messages.Generated | messages.Done:
+        """Carry out an order and return its answer. Cancelling aborts it.
+
+        Raises `EngineFailure` when the engine refuses or fails, `EngineLost` when its process ends first.
+        """
+        if not self._alive:
+            raise EngineLost("the engine's process has ended")
+        answer: asyncio.Future[messages.Generated | messages.Done] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._open[order.id] = answer
+        self._send(order)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if order.id in self._open and self._alive:
+                self._send(messages.Abort(id=order.id))
+            raise
+        finally:
+            self._open.pop(order.id, None)
+
+    async def stop(self) -> None:
+        """Hang up, upon which the process ends its workers and itself; kill it if it does not."""
+        self._alive = False
+        self._listening.cancel()
+        self._writer.close()
+        await _reap(self._process)
+        self._fail_open()
+
+    def _send(self, order: messages.Order) -> None:
+        self._writer.write(messages.frame(order))
+
+    async def _listen(self) -> None:
+        try:
+            while True:
+                reply = messages.reply_decoder.decode(await messages.read_frame(self._reader))
+                answer = self._open.get(reply.id)
+                if answer is None or answer.done():
+                    continue
+                if isinstance(reply, messages.Failed):
+                    answer.set_exception(EngineFailure(reply.message))
+                else:
+                    answer.set_result(reply)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._alive = False
+            self._fail_open()
+
+    def _fail_open(self) -> None:
+        for answer in self._open.values():
+            if not answer.done():
+                answer.set_exception(EngineLost("the engine's process ended while it worked on this"))
+
+
+def _environment(device: str) -> dict[str, str]:
+    # SGLang looks for a GPU in many places; where the CPU is asked for, none may find one.
+    no_gpu = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    return no_gpu | {
+        # Logprobs of the model, not of the temperature-scaled distribution.
+        "SGLANG_RETURN_ORIGINAL_LOGPROB": "1",
+        # Our margin may lie beyond what the model's configuration names as its context.
+        "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1",
+        "SGLANG_EXTERNAL_MODEL_PACKAGE": "tinsmith_sample.engines.sglang_models",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Progress bars, and warnings about quantisation kernels that are not used, from every worker.
+        "TQDM_DISABLE": "1",
+        "PYTHONWARNINGS": "ignore::UserWarning",
+    }
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,1 @@
+"""What the sample service does, without HTTP."""

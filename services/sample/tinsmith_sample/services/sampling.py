@@ -1,0 +1,137 @@
+"""`asample`: accepted at once, carried out in the background, answered through a promise."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from tinsmith_common.catalog import SamplingSessionRecord
+from tinsmith_common.errors import InvalidInput, Overloaded, TinsmithError
+from tinsmith_common.futures import PROTOBUF, FutureStore, PromiseKind
+from tinsmith_common.http.errors import describe_validation
+from tinsmith_common.observability import get_logger
+from tinsmith_common.wire.futures import Promise
+from tinsmith_common.wire.sampling import SampleRequest
+from tinsmith_sample.engines.base import EngineLost, SampleResult, SampleSpec, SamplingEngine
+from tinsmith_sample.engines.checks import MAX_SAMPLES
+from tinsmith_sample.metrics import SampleMetrics
+from tinsmith_sample.services.adapters import AdapterLocator
+from tinsmith_sample.services.conversion import to_spec, to_wire
+from tinsmith_sample.services.sessions import SamplingSessions
+
+_log = get_logger(__name__)
+
+_ENGINE_ATTEMPTS = 3
+
+
+class SamplingService:
+    """Runs samples on the engine of their base model. Work that a restart interrupts is taken up again."""
+
+    def __init__(
+        self,
+        futures: FutureStore,
+        sessions: SamplingSessions,
+        adapters: AdapterLocator,
+        engines: Mapping[str, SamplingEngine],
+        metrics: SampleMetrics,
+        max_queued: int,
+    ) -> None:
+        self._futures = futures
+        self._sessions = sessions
+        self._adapters = adapters
+        self._engines = engines
+        self._metrics = metrics
+        self._max_queued = max_queued
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def submit(self, owner: str, body: bytes) -> Promise:
+        """Accept an `asample` body. The same (session, seq_id) again answers the same promise.
+
+        Raises `InvalidInput` for a body that is no sample request and `Overloaded` when too many wait; what else
+        is wrong with it is said through the promise.
+        """
+        request = _parse(body)
+        if len(self._running) >= self._max_queued:
+            raise Overloaded(f"{len(self._running)} samples are waiting; send this one again later")
+        request_id = f"{request.sampling_session_id}:{request.seq_id}"
+        submission = await self._futures.submit(request_id, PromiseKind.SAMPLE, owner, body)
+        if submission.created:
+            self._start(request_id, owner, request)
+        ids = [f"{request_id}:{index}" for index in range(request.num_samples)]
+        return Promise(request_id=request_id, sample_sequence_ids=ids)
+
+    async def resume(self) -> int:
+        """Run again what an earlier process left unfinished. Returns how many."""
+        pending = [item for item in await self._futures.pending() if item.request_id not in self._running]
+        for item in pending:
+            try:
+                self._start(item.request_id, item.owner, _parse(item.request))
+            except InvalidInput as error:
+                await self._futures.fail(item.request_id, error.message, error.category)
+        return len(pending)
+
+    async def stop(self) -> None:
+        """Drop running work. Its promises stay open for the next process."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, request_id: str, owner: str, request: SampleRequest) -> None:
+        task = asyncio.create_task(self._run(request_id, owner, request))
+        self._running[request_id] = task
+        self._metrics.queue.set(len(self._running))
+        task.add_done_callback(lambda ended: self._finished(request_id, ended))
+
+    def _finished(self, request_id: str, task: asyncio.Task[None]) -> None:
+        self._running.pop(request_id, None)
+        self._metrics.queue.set(len(self._running))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a result could not be stored", request_id=request_id, exc_info=error)
+
+    async def _run(self, request_id: str, owner: str, request: SampleRequest) -> None:
+        """Carry out one request and end its promise, whatever happens (except being stopped)."""
+        start, model = time.perf_counter(), "unknown"
+        try:
+            session = await self._sessions.get(owner, request.sampling_session_id)
+            model = session.base_model
+            spec = to_spec(request)
+            result = await self._sample(session, spec)
+        except TinsmithError as error:
+            await self._futures.fail(request_id, error.message, error.category)
+            self._metrics.finished.labels(model, error.category).inc()
+        except Exception as error:
+            _log.exception("sample failed", request_id=request_id)
+            message = f"internal error ({type(error).__name__}); the server's log has the details"
+            await self._futures.fail(request_id, message, "server")
+            self._metrics.finished.labels(model, "server").inc()
+        else:
+            await self._futures.resolve(request_id, to_wire(result, spec), PROTOBUF)
+            self._metrics.finished.labels(model, "done").inc()
+            self._metrics.tokens.labels(model).inc(sum(len(item.tokens) for item in result.completions))
+        self._metrics.seconds.labels(model).observe(time.perf_counter() - start)
+
+    async def _sample(self, session: SamplingSessionRecord, spec: SampleSpec) -> SampleResult:
+        engine = self._engines.get(session.base_model)
+        if engine is None:
+            raise InvalidInput(f"base model {session.base_model!r} is not served here any more")
+        adapter = await self._adapters.locate(session)
+        for attempt in range(1, _ENGINE_ATTEMPTS + 1):
+            try:
+                return await engine.sample(spec, adapter)
+            except EngineLost:
+                # The engine comes up again by itself. A request that keeps killing it must not do so for ever.
+                if attempt == _ENGINE_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+
+def _parse(body: bytes) -> SampleRequest:
+    try:
+        request = SampleRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidInput(describe_validation(error)) from error
+    if request.num_samples > MAX_SAMPLES:
+        raise InvalidInput(f"num_samples must be from 1 to {MAX_SAMPLES}, not {request.num_samples}")
+    return request

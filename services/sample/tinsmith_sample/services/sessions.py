@@ -1,0 +1,72 @@
+"""Sampling sessions: what a sampling client samples from."""
+
+from datetime import UTC, datetime
+
+from tinsmith_common.catalog import Catalog, SamplingSessionRecord
+from tinsmith_common.checkpoints import CheckpointKind, TinkerPath
+from tinsmith_common.errors import InvalidInput, NotFound
+from tinsmith_common.wire.sampling import CreateSamplingSessionRequest, SamplerResponse
+
+
+class SamplingSessions:
+    """Opens sessions on a base model or on saved sampler weights, and finds them again."""
+
+    def __init__(self, catalog: Catalog, served: frozenset[str]) -> None:
+        self._catalog = catalog
+        self._served = served
+
+    async def create(self, owner: str, body: CreateSamplingSessionRequest) -> str:
+        """Open a session and answer its id. Repeating the request answers the same id."""
+        session = await self._catalog.sessions.get(body.session_id)
+        if session is None or session.owner != owner:
+            raise NotFound(f"no session {body.session_id}")
+        record = await self._record(owner, body)
+        if record.base_model not in self._served:
+            raise InvalidInput(
+                f"base model {record.base_model!r} is not served here; served are: "
+                f"{', '.join(sorted(self._served))}"
+            )
+        await self._catalog.sampling_sessions.create(record)
+        return record.id
+
+    async def get(self, owner: str, sampling_session_id: str) -> SamplingSessionRecord:
+        """The session. Raises `NotFound` when it is unknown or somebody else's."""
+        record = await self._catalog.sampling_sessions.get(sampling_session_id)
+        if record is None or record.owner != owner:
+            raise NotFound(f"no sampling session {sampling_session_id}")
+        return record
+
+    async def describe(self, owner: str, sampling_session_id: str) -> SamplerResponse:
+        """What `GET /samplers/{id}` answers."""
+        record = await self.get(owner, sampling_session_id)
+        return SamplerResponse(
+            sampler_id=record.id, base_model=record.base_model, model_path=record.model_path
+        )
+
+    async def _record(self, owner: str, body: CreateSamplingSessionRequest) -> SamplingSessionRecord:
+        base_model, weights_key = body.base_model, None
+        if body.model_path is not None:
+            base_model, weights_key = await self._weights(owner, body.model_path)
+        if base_model is None:
+            raise InvalidInput("create_sampling_session needs a model_path or a base_model")
+        return SamplingSessionRecord(
+            id=f"{body.session_id}:sample:{body.sampling_session_seq_id}",
+            session_id=body.session_id,
+            owner=owner,
+            base_model=base_model,
+            created_at=datetime.now(UTC),
+            model_path=body.model_path,
+            weights_key=weights_key,
+        )
+
+    async def _weights(self, owner: str, model_path: str) -> tuple[str, str]:
+        """Base model and checkpoint key behind a `tinker://` path."""
+        if TinkerPath.parse(model_path).kind is not CheckpointKind.SAMPLER:
+            raise InvalidInput(
+                f"{model_path} is no sampler checkpoint: save one with save_weights_for_sampler "
+                "(its path holds /sampler_weights/)"
+            )
+        checkpoint = await self._catalog.checkpoints.find(model_path)
+        if checkpoint is None or not (checkpoint.public or checkpoint.owner == owner):
+            raise NotFound(f"no checkpoint {model_path}")
+        return checkpoint.base_model, checkpoint.key

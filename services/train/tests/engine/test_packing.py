@@ -1,0 +1,47 @@
+"""What a packed row holds, and in which order."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from tinsmith_train.engine.losses import LOSSES
+from tinsmith_train.engine.packing import AdapterSpan, pack
+from tinsmith_train.engine.validation import CheckedDatum, CheckedItem
+
+
+def item(adapter_id: str, *lengths: int, k: int | None = None) -> CheckedItem:
+    datums = tuple(
+        CheckedDatum(
+            tokens=np.full(n, n),
+            targets=np.full(n if k is None else (n, k), n),
+            inputs={"weights": np.full(n if k is None else (n, k), n, dtype=np.float32)},
+        )
+        for n in lengths
+    )
+    return CheckedItem(adapter_id, datums, LOSSES["cross_entropy"], {}, forward_only=False)
+
+
+def test_submissions_of_one_adapter_become_neighbours_with_one_span() -> None:
+    (row,) = pack({0: item("a", 2), 1: item("b", 3), 2: item("a", 4)}, token_budget=100)
+    assert row.lengths == (2, 4, 3)
+    assert row.spans == (AdapterSpan("a", 0, 6), AdapterSpan("b", 6, 9))
+    assert [part.item for part in row.parts] == [0, 2, 1]
+    assert row.positions.tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2]
+
+
+def test_rows_stay_in_the_budget_and_a_long_sequence_gets_its_own() -> None:
+    rows = pack({0: item("a", 3, 3, 3, 20, 2)}, token_budget=6)
+    assert [row.lengths for row in rows] == [(3, 3), (3,), (20,), (2,)]
+    assert [(part.first, part.last) for row in rows for part in row.parts] == [(0, 2), (2, 3), (3, 4), (4, 5)]
+
+
+def test_soft_targets_repeat_the_row_that_predicts_them() -> None:
+    (row,) = pack({0: item("a", 1), 1: item("a", 2, k=2)}, token_budget=100)
+    assert row.target_rows.tolist() == [0, 1, 1, 2, 2]
+    assert [(part.start, part.stop) for part in row.parts] == [(0, 1), (1, 5)]
+
+
+def test_forward_only_submissions_never_share_a_row_with_training_ones() -> None:
+    looking = replace(item("a", 2), forward_only=True)
+    rows = pack({0: item("a", 3), 1: looking}, token_budget=100)
+    assert sorted((row.forward_only, row.lengths) for row in rows) == [(False, (3,)), (True, (2,))]

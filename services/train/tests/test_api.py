@@ -1,0 +1,133 @@
+"""The app as a library call: real stores, real Ray, real engine, no gateway."""
+
+import importlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import ray
+from fastapi import FastAPI
+from tinsmith_common.wire import tinsmith_wire_pb2 as pb
+from tinsmith_train.api import create_app
+from tinsmith_train.config import TrainingConfig
+
+pytestmark = pytest.mark.integration
+
+KEY = {"X-API-Key": "slime-dev-key"}
+MODEL = "tinsmith/tiny-qwen3"
+
+
+@asynccontextmanager
+async def running(tmp_path: Path, name: str) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+    app = create_app(TrainingConfig(metadata_dir=tmp_path / name, long_poll_s=20))
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://train/api/v1", headers=KEY, timeout=60) as client,
+    ):
+        yield app, client
+
+
+async def post(client: httpx.AsyncClient, path: str, **body: Any) -> Any:
+    answer = await client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def result(client: httpx.AsyncClient, promise: dict[str, str]) -> httpx.Response:
+    return await client.post("/retrieve_future", json={"request_id": promise["request_id"]})
+
+
+async def new_model(client: httpx.AsyncClient) -> str:
+    session = await post(client, "/create_session")
+    address = {"session_id": session["session_id"], "model_seq_id": 0}
+    promise = await post(client, "/create_model", **address, base_model=MODEL, lora_config={"rank": 4, "seed": 0})
+    return (await result(client, promise)).json()["model_id"]
+
+
+def one_datum(model_id: str, seq_id: int) -> bytes:
+    def dense(values: np.ndarray, dtype: Any) -> pb.Tensor:
+        return pb.Tensor(dense=values.tobytes(), dtype=dtype, shape=values.shape)
+
+    tokens = np.array([300, 301, 302], np.int32).tobytes()
+    datum = pb.Datum(
+        model_input=[pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=tokens))],
+        loss_fn_inputs={
+            "target_tokens": dense(np.array([301, 302, 303]), pb.DTYPE_INT64),
+            "weights": dense(np.ones(3, np.float32), pb.DTYPE_FLOAT32),
+        },
+    )
+    return pb.ForwardBackwardRequest(
+        model_id=model_id, seq_id=seq_id, data=[datum], loss_fn="cross_entropy"
+    ).SerializeToString()
+
+
+async def loss(client: httpx.AsyncClient, model_id: str, seq_id: int) -> float:
+    promise = (await client.post("/forward_backward", content=one_datum(model_id, seq_id))).json()
+    return pb.ForwardBackwardOutput.FromString((await result(client, promise)).content).metrics["loss:sum"]
+
+
+async def test_two_apps_in_one_process_share_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path, "one") as (app_one, one), running(tmp_path, "two") as (app_two, two):
+        model_id = await new_model(one)
+        session_id = model_id.split(":")[0]
+        assert (await one.get(f"/sessions/{session_id}")).status_code == 200
+        assert (await two.get(f"/sessions/{session_id}")).status_code == 404
+        assert (await two.post("/get_info", json={"model_id": model_id})).status_code == 404
+        assert app_one.state.services is not app_two.state.services
+        assert app_one.state.registry is not app_two.state.registry
+        assert (await one.get("/training_runs")).json()["cursor"]["total_count"] == 1
+        assert (await two.get("/training_runs")).json()["cursor"]["total_count"] == 0
+
+
+async def test_work_of_a_process_that_ended_is_reported_and_not_left_open(tmp_path: Path) -> None:
+    async with running(tmp_path, "one") as (_, client):
+        model_id = await new_model(client)
+        # seq_id 2 waits for ever for seq_id 1.
+        promise = (await client.post("/forward_backward", content=one_datum(model_id, 2))).json()
+    async with running(tmp_path, "one") as (_, client):
+        answer = (await result(client, promise)).json()
+        assert answer["category"] == "server"
+        late = (await client.post("/forward_backward", content=one_datum(model_id, 3))).json()
+        assert "not loaded" in (await result(client, late)).json()["error"]
+
+
+async def test_a_killed_training_worker_is_replaced(tmp_path: Path) -> None:
+    async with running(tmp_path, "one") as (app, client):
+        model_id = await new_model(client)
+        before = await loss(client, model_id, 1)
+        backend: Any = app.state.runtime._backends[0]
+        ray.kill(backend._actor)
+        failed = (await client.post("/forward_backward", content=one_datum(model_id, 2))).json()
+        assert (await result(client, failed)).json()["category"] == "server"
+        assert await loss(client, await new_model(client), 1) == before
+
+
+async def test_metrics_count_what_was_trained(tmp_path: Path) -> None:
+    async with running(tmp_path, "one") as (_, client):
+        await loss(client, await new_model(client), 1)
+        text = (await client.get("http://train/metrics")).text
+        assert "tinsmith_train_tokens_total 3.0" in text
+
+
+def test_uvicorn_finds_the_app_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METADATA_DIR", str(tmp_path))
+    app = importlib.import_module("tinsmith_train.api").app
+    assert isinstance(app, FastAPI)
+    assert app.state.settings.metadata_dir == tmp_path
+
+
+async def test_a_model_that_cannot_be_loaded_is_named_with_what_to_change(tmp_path: Path) -> None:
+    from tinsmith_common.errors import EngineFailure
+
+    config = TrainingConfig.model_validate(
+        {"metadata_dir": tmp_path, "supported_models": [{"name": "x/y", "path": str(tmp_path / "none")}]}
+    )
+    app = create_app(config)
+    with pytest.raises(EngineFailure, match=r"x/y.*config\.json"):
+        async with app.router.lifespan_context(app):
+            pass

@@ -1,0 +1,67 @@
+"""The process that holds the model: a Ray actor around `LoraTrainer`. Imported where Ray puts it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from tinsmith_common.errors import TinsmithError
+from tinsmith_train.backends.embedded.config import EmbeddedConfig
+from tinsmith_train.engine.model import load_base_model
+from tinsmith_train.engine.trainer import LoraTrainer
+from tinsmith_train.engine.types import (
+    AdamParams,
+    ForwardBackward,
+    ForwardBackwardResult,
+    LoraSpec,
+    ModelInfo,
+)
+
+
+class TrainWorker:
+    """The methods of `TrainBackend`, blocking. Ray runs an actor's calls one after another."""
+
+    def __init__(self, config: EmbeddedConfig) -> None:
+        self._config = config
+        self._trainer: LoraTrainer
+
+    def load(self) -> ModelInfo:
+        """Load the base model. Comes before all else, and not in the constructor, whose errors Ray swallows."""
+        config = self._config
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        transformers_logging.disable_progress_bar()
+        base = load_base_model(config.base_model, config.source, config.device, config.dtype)
+        self._trainer = LoraTrainer(base, config.limits)
+        return self._trainer.info
+
+    def create_adapter(self, adapter_id: str, spec: LoraSpec) -> None:
+        """See `TrainBackend`."""
+        self._trainer.create_adapter(adapter_id, spec)
+
+    def delete_adapter(self, adapter_id: str) -> None:
+        """See `TrainBackend`."""
+        self._trainer.delete_adapter(adapter_id)
+
+    def forward_backward(
+        self, batch: Sequence[ForwardBackward]
+    ) -> Sequence[ForwardBackwardResult | TinsmithError]:
+        """See `TrainBackend`."""
+        return self._trainer.forward_backward(batch)
+
+    def optim_step(self, adapter_id: str, params: AdamParams) -> dict[str, float]:
+        """See `TrainBackend`."""
+        return self._trainer.optim_step(adapter_id, params)
+
+    def save_state(self, adapter_id: str, directory: Path) -> None:
+        """See `TrainBackend`."""
+        self._trainer.save_state(adapter_id, directory)
+
+    def load_state(self, adapter_id: str, directory: Path, with_optimizer: bool) -> LoraSpec:
+        """See `TrainBackend`."""
+        return self._trainer.load_state(adapter_id, directory, with_optimizer=with_optimizer)
+
+    def export_adapter(self, adapter_id: str, directory: Path) -> None:
+        """See `TrainBackend`."""
+        self._trainer.export_adapter(adapter_id, directory)

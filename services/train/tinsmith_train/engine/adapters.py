@@ -1,0 +1,123 @@
+"""One adapter: all its LoRA matrices in one flat fp32 buffer, with flat gradient and moments beside it.
+
+The optimizer, clipping, snapshots, saving and loading work on the flat buffers; autograd works on views.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tinsmith_common.errors import InvalidInput
+from tinsmith_train.engine.optimizer import adamw_step
+from tinsmith_train.engine.types import AdamParams, LoraSpec
+
+Group = Literal["attn", "mlp", "unembed"]
+
+
+@dataclass(frozen=True)
+class LoraTarget:
+    """A linear layer `[out_features, in_features]` of the base model that can carry a delta."""
+
+    path: str
+    in_features: int
+    out_features: int
+    group: Group
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """Views into an adapter's buffers: A `[rank, in]` and B `[out, rank]`, autograd leaves."""
+
+    a: Tensor
+    b: Tensor
+
+
+def wanted_targets(targets: Sequence[LoraTarget], spec: LoraSpec) -> tuple[LoraTarget, ...]:
+    """The layers this adapter trains. Raises `InvalidInput` if the model has none of them."""
+    groups = {"attn": spec.train_attn, "mlp": spec.train_mlp, "unembed": spec.train_unembed}
+    wanted = tuple(target for target in targets if groups[target.group])
+    if not wanted:
+        raise InvalidInput("the base model has no linear layer in the groups to train")
+    return wanted
+
+
+class Adapter:
+    """Weights, accumulated gradient and optimizer state of one LoRA adapter.
+
+    Fresh adapters draw A uniformly from +-1/sqrt(in), B is zero.
+
+    weights, grad, exp_avg, exp_avg_sq: flat fp32 on the model's device.
+    pairs:    the same weights by module path.
+    step:     optimizer steps taken.
+    has_grad: whether anything was accumulated since the last step.
+    """
+
+    def __init__(self, spec: LoraSpec, targets: Sequence[LoraTarget], device: torch.device) -> None:
+        self.spec = spec
+        self.targets = wanted_targets(targets, spec)
+        size = sum(spec.rank * (t.in_features + t.out_features) for t in self.targets)
+        self.weights, self.grad, self.exp_avg, self.exp_avg_sq = (
+            torch.zeros(size, dtype=torch.float32, device=device) for _ in range(4)
+        )
+        self.step = 0
+        self.has_grad = False
+        self.pairs = self._make_pairs()
+        self._init_weights()
+
+    @property
+    def scale(self) -> float:
+        """Factor of `B A`."""
+        return self.spec.alpha / self.spec.rank
+
+    def views(self, flat: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """A and B by module path as views into one of the flat buffers."""
+        views: dict[str, tuple[Tensor, Tensor]] = {}
+        offset, rank = 0, self.spec.rank
+        for target in self.targets:
+            middle = offset + rank * target.in_features
+            end = middle + rank * target.out_features
+            views[target.path] = (
+                flat[offset:middle].view(rank, target.in_features),
+                flat[middle:end].view(target.out_features, rank),
+            )
+            offset = end
+        return views
+
+    def optim_step(self, params: AdamParams) -> dict[str, float]:
+        """One AdamW step with the accumulated gradient, which is cleared. Returns metrics."""
+        try:
+            metrics = adamw_step(
+                self.weights, self.grad, self.exp_avg, self.exp_avg_sq, self.step + 1, params
+            )
+        finally:
+            self.clear_grad()
+        self.step += 1
+        return metrics
+
+    def clear_grad(self) -> None:
+        """Forget the accumulated gradient."""
+        self.grad.zero_()
+        self.has_grad = False
+
+    def _make_pairs(self) -> dict[str, LoraPair]:
+        grads = self.views(self.grad)
+        pairs: dict[str, LoraPair] = {}
+        for path, (a, b) in self.views(self.weights).items():
+            a.requires_grad_().grad, b.requires_grad_().grad = grads[path]
+            pairs[path] = LoraPair(a, b)
+        return pairs
+
+    @torch.no_grad()
+    def _init_weights(self) -> None:
+        generator = torch.Generator()
+        if self.spec.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(self.spec.seed)
+        for pair in self.pairs.values():
+            bound = 1 / math.sqrt(pair.a.shape[1])
+            pair.a.copy_(torch.empty(pair.a.shape).uniform_(-bound, bound, generator=generator))

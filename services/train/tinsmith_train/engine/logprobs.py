@@ -1,0 +1,165 @@
+"""Log-probabilities of targets from hidden states, without ever holding the logits of a whole batch.
+
+The vocabulary projection runs on chunks of rows. When the log-softmax of all chunks fits `keep_bytes` it is
+kept for the backward pass; otherwise each chunk is computed again.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tinsmith_train.engine.lora import Bound, SpanSet, add_deltas, deltas_backward
+
+
+@dataclass(frozen=True)
+class Head:
+    """The frozen output projection: weight `[vocab, hidden]` (which the embedding may share), bias `[vocab]`."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class LogitMemory:
+    """How much memory logits may take.
+
+    chunk_bytes: fp32 logits of one chunk. keep_bytes: log-softmax kept between forward and backward.
+    """
+
+    chunk_bytes: int
+    keep_bytes: int
+
+
+def target_logprobs(
+    hidden: Tensor, head: Head, spans: SpanSet, target_rows: Tensor, targets: Tensor, memory: LogitMemory
+) -> Tensor:
+    """fp32 `[M]`: log-probability of `targets[j]` under the softmax at row `target_rows[j]`.
+
+    hidden `[T, hidden]`; target_rows int64 `[M]`, never falling; targets int64 `[M]`. Differentiable in `hidden` and
+    in the factors of `spans`.
+    """
+    result: Tensor = _TargetLogprobs.apply(
+        hidden, head, target_rows, targets, memory, spans.bounds, *spans.factors
+    )
+    return result
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows `[start, stop)`, their targets `[first, last)`, and the spans cut to these rows."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    bounds: tuple[Bound, ...]
+    spans: tuple[int, ...]
+
+    def factors(self, factors: Sequence[Tensor]) -> list[Tensor]:
+        return [factors[2 * span + side] for span in self.spans for side in (0, 1)]
+
+    def cells(self, target_rows: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
+        """Places of the targets in the flattened `[rows, vocab]` chunk."""
+        rows = target_rows[self.first : self.last] - self.start
+        return rows * vocab_size + targets[self.first : self.last]
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Head,
+        target_rows: Tensor,
+        targets: Tensor,
+        memory: LogitMemory,
+        bounds: Sequence[Bound],
+        *factors: Tensor,
+    ) -> Tensor:
+        vocab_size = head.weight.shape[0]
+        keep = any(ctx.needs_input_grad) and hidden.shape[0] * vocab_size * 4 <= memory.keep_bytes
+        chunks = list(_chunks(hidden.shape[0], vocab_size, target_rows, bounds, memory))
+        result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        kept: list[Tensor] = []
+        for chunk in chunks:
+            log_softmax, _ = _log_softmax(hidden[chunk.start : chunk.stop], head, chunk, factors)
+            result[chunk.first : chunk.last] = log_softmax.take(chunk.cells(target_rows, targets, vocab_size))
+            if keep:
+                kept.append(log_softmax)
+        ctx.head, ctx.chunks, ctx.kept = head, chunks, kept
+        ctx.save_for_backward(hidden, target_rows, targets, *factors)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, target_rows, targets, *factors = ctx.saved_tensors
+        weight: Tensor = ctx.head.weight
+        g_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        g_factors = [torch.zeros_like(factor) for factor in factors]
+        for index, chunk in enumerate(ctx.chunks):
+            rows = hidden[chunk.start : chunk.stop]
+            mine = chunk.factors(factors)
+            if ctx.kept:
+                log_softmax, downs = ctx.kept[index], _downs(rows, chunk, mine)
+            else:
+                log_softmax, downs = _log_softmax(rows, ctx.head, chunk, factors)
+            g_logits = _logits_gradient(log_softmax, grad_outputs[0], chunk, target_rows, targets).to(
+                weight.dtype
+            )
+            g_rows = g_logits @ weight if g_hidden is not None else None
+            grads = deltas_backward(g_logits, rows, downs, chunk.bounds, mine, g_rows)
+            for sink, grad in zip(chunk.factors(g_factors), grads, strict=True):
+                sink.add_(grad)
+            if g_hidden is not None and g_rows is not None:
+                g_hidden[chunk.start : chunk.stop] = g_rows
+        ctx.kept = None
+        return g_hidden, None, None, None, None, None, *g_factors
+
+
+def _chunks(
+    rows: int, vocab_size: int, target_rows: Tensor, bounds: Sequence[Bound], memory: LogitMemory
+) -> Iterator[_Chunk]:
+    size = max(1, memory.chunk_bytes // (4 * vocab_size))
+    edges = [*range(0, rows, size), rows]
+    firsts = torch.searchsorted(target_rows, torch.tensor(edges, device=target_rows.device)).tolist()
+    for place, (start, stop) in enumerate(pairwise(edges)):
+        cut = {
+            index: (max(low, start) - start, min(high, stop) - start, scale)
+            for index, (low, high, scale) in enumerate(bounds)
+            if low < stop and high > start
+        }
+        yield _Chunk(start, stop, firsts[place], firsts[place + 1], tuple(cut.values()), tuple(cut))
+
+
+def _log_softmax(
+    rows: Tensor, head: Head, chunk: _Chunk, factors: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """fp32 `[rows, vocab]`, and the spans' `x A^T`."""
+    logits = F.linear(rows, head.weight, head.bias)
+    downs = add_deltas(logits, rows, chunk.bounds, chunk.factors(factors))
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32), downs
+
+
+def _downs(rows: Tensor, chunk: _Chunk, factors: Sequence[Tensor]) -> list[Tensor]:
+    return [
+        rows[start:stop] @ factors[2 * index].to(rows.dtype).T
+        for index, (start, stop, _) in enumerate(chunk.bounds)
+    ]
+
+
+def _logits_gradient(
+    log_softmax: Tensor, g_logprobs: Tensor, chunk: _Chunk, target_rows: Tensor, targets: Tensor
+) -> Tensor:
+    """Gradient by the logits, `sum_k g_k (onehot_k - softmax)` in each row; overwrites `log_softmax`."""
+    g = g_logprobs[chunk.first : chunk.last]
+    local = target_rows[chunk.first : chunk.last] - chunk.start
+    totals = g.new_zeros(chunk.stop - chunk.start).index_add_(0, local, g)
+    g_logits = log_softmax.exp_().mul_(totals.neg_().unsqueeze(1))
+    cells = chunk.cells(target_rows, targets, log_softmax.shape[1])
+    g_logits.view(-1).scatter_add_(0, cells, g)
+    return g_logits

@@ -1,0 +1,260 @@
+"""The engine: one frozen base model, many adapters, and the operations of the training API on them."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound, TinsmithError
+from tinsmith_train.engine import checkpoint, peft_export
+from tinsmith_train.engine.adapters import Adapter
+from tinsmith_train.engine.attention import PackedRow
+from tinsmith_train.engine.logprobs import LogitMemory, target_logprobs
+from tinsmith_train.engine.lora import SpanSet
+from tinsmith_train.engine.losses import Positions
+from tinsmith_train.engine.model import BaseModel
+from tinsmith_train.engine.packing import MicroBatch, pack
+from tinsmith_train.engine.types import (
+    AdamParams,
+    ForwardBackward,
+    ForwardBackwardResult,
+    LoraSpec,
+    ModelInfo,
+)
+from tinsmith_train.engine.validation import CheckedItem, check_adam, check_item, check_lora
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class TrainerLimits:
+    """Memory of a pass.
+
+    tokens_per_pass:  tokens in one packed row; a longer sequence gets a row of its own.
+    logits_chunk_mib: fp32 logits computed at a time.
+    logits_keep_mib:  log-softmax kept for the backward pass, which is computed again when it would be larger.
+    """
+
+    tokens_per_pass: int = 8192
+    logits_chunk_mib: int = 64
+    logits_keep_mib: int = 1024
+
+
+class _NotFinite(Exception):
+    """The loss of a submission, or its gradient, is NaN or infinite."""
+
+    def __init__(self, item: int) -> None:
+        super().__init__(item)
+        self.item = item
+
+
+class LoraTrainer:
+    """Not thread-safe: one call at a time."""
+
+    def __init__(self, base: BaseModel, limits: TrainerLimits | None = None) -> None:
+        self._base = base
+        self._limits = limits or TrainerLimits()
+        self._adapters: dict[str, Adapter] = {}
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts of the base model."""
+        return self._base.info
+
+    def create_adapter(self, adapter_id: str, spec: LoraSpec) -> None:
+        """Give `adapter_id` fresh weights and an empty optimizer, replacing what it had."""
+        check_lora(spec)
+        self._adapters[adapter_id] = Adapter(spec, self._base.targets, self._base.device)
+
+    def delete_adapter(self, adapter_id: str) -> None:
+        """Free the adapter's memory. Unknown ids are ignored."""
+        self._adapters.pop(adapter_id, None)
+
+    def forward_backward(
+        self, batch: Sequence[ForwardBackward]
+    ) -> list[ForwardBackwardResult | TinsmithError]:
+        """Run all submissions, packed together; gradients add to each adapter's accumulator.
+
+        One answer per submission, in order. A bad one gets its error and leaves all gradients as if it had not
+        been sent. When the run itself fails, `EngineFailure` is raised and no gradient has changed.
+        """
+        answers: dict[int, ForwardBackwardResult | TinsmithError] = {}
+        items: dict[int, CheckedItem] = {}
+        for number, item in enumerate(batch):
+            try:
+                self.adapter(item.adapter_id)
+                items[number] = check_item(item, self._base.info)
+            except TinsmithError as error:
+                answers[number] = error
+        while items:
+            try:
+                answers.update(self._run_all(items))
+                break
+            except _NotFinite as bad:
+                del items[bad.item]
+                answers[bad.item] = InvalidInput(
+                    "the loss or its gradient is not finite: lower the learning rate, or check that logprobs, "
+                    "advantages and weights are of a sensible size"
+                )
+        return [answers[number] for number in range(len(batch))]
+
+    def optim_step(self, adapter_id: str, params: AdamParams) -> dict[str, float]:
+        """One AdamW step with the accumulated gradient (zero if none), which is cleared. Returns metrics."""
+        check_adam(params)
+        return self.adapter(adapter_id).optim_step(params)
+
+    def save_state(self, adapter_id: str, directory: Path) -> None:
+        """Write all that training needs to go on into an existing empty directory."""
+        checkpoint.save_state(self.adapter(adapter_id), self._base.name, directory)
+
+    def load_state(self, adapter_id: str, directory: Path, *, with_optimizer: bool) -> LoraSpec:
+        """Replace (or create) the adapter by what `save_state` wrote; without its optimizer if so asked.
+
+        Raises `InvalidInput` when the folder does not fit this base model.
+        """
+        adapter = checkpoint.load_state(
+            directory, self._base.targets, self._base.device, with_optimizer=with_optimizer
+        )
+        self._adapters[adapter_id] = adapter
+        return adapter.spec
+
+    def export_adapter(self, adapter_id: str, directory: Path) -> None:
+        """Write the weights as a PEFT folder into an existing empty directory."""
+        peft_export.write_peft_folder(self.adapter(adapter_id), self._base.name, directory)
+
+    def adapter(self, adapter_id: str) -> Adapter:
+        """The live adapter. Raises `NotFound`."""
+        adapter = self._adapters.get(adapter_id)
+        if adapter is None:
+            raise NotFound(f"no adapter '{adapter_id}' here: create the model or load it from a checkpoint")
+        return adapter
+
+    def _run_all(self, items: Mapping[int, CheckedItem]) -> dict[int, ForwardBackwardResult]:
+        """All micro-batches, or none: gradients are put back when any fails."""
+        training = {item.adapter_id for item in items.values() if not item.forward_only}
+        adapters = [self._adapters[adapter_id] for adapter_id in training]
+        before = [adapter.grad.clone() if adapter.has_grad else None for adapter in adapters]
+        collector = _Collector(items)
+        try:
+            for row in pack(items, self._limits.tokens_per_pass):
+                self._run_row(row, items, collector)
+        except Exception as error:
+            for adapter, grad in zip(adapters, before, strict=True):
+                adapter.grad.zero_() if grad is None else adapter.grad.copy_(grad)
+            if isinstance(error, _NotFinite):
+                raise
+            raise EngineFailure(_describe_failure(error)) from error
+        for adapter in adapters:
+            adapter.has_grad = True
+        return collector.results()
+
+    def _run_row(self, row: MicroBatch, items: Mapping[int, CheckedItem], collector: "_Collector") -> None:
+        """Forward, losses, and backward unless the row only looks."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(not row.forward_only))
+            stack.enter_context(self._base.spans.active(self._spans(row)))
+            logprobs = self._logprobs(row)
+            leaf = logprobs.detach().requires_grad_()
+            losses = self._losses(row, items, leaf)
+            if not row.forward_only:
+                torch.autograd.backward(losses)
+            collector.add(row, leaf, losses)
+            if not row.forward_only:
+                logprobs.backward(leaf.grad)
+
+    def _logprobs(self, row: MicroBatch) -> Tensor:
+        """fp32 `[M]`."""
+        device = self._base.device
+        tokens, positions, target_rows, targets = (
+            torch.from_numpy(array).to(device)
+            for array in (row.tokens, row.positions, row.target_rows, row.targets)
+        )
+        packed = PackedRow.of(row.lengths, device)
+        output = self._base.decoder(
+            input_ids=tokens[None], position_ids=positions[None], use_cache=False, packed=packed
+        )
+        hidden: Tensor = output.last_hidden_state[0]
+        memory = LogitMemory(self._limits.logits_chunk_mib * MIB, self._limits.logits_keep_mib * MIB)
+        spans = self._base.spans.of(self._base.head_path)
+        return target_logprobs(hidden, self._base.head, spans, target_rows, targets, memory)
+
+    def _losses(self, row: MicroBatch, items: Mapping[int, CheckedItem], logprobs: Tensor) -> list[Tensor]:
+        """One scalar for each part of the row."""
+        losses: list[Tensor] = []
+        for part in row.parts:
+            item = items[part.item]
+            positions = Positions(
+                logprobs=logprobs[part.start : part.stop],
+                inputs={name: torch.from_numpy(x).to(logprobs.device) for name, x in part.inputs.items()},
+                datum_ids=torch.from_numpy(part.datum_ids).to(logprobs.device),
+                num_datums=part.last - part.first,
+                config=item.config,
+            )
+            losses.append(item.loss.function(positions))
+        return losses
+
+    def _spans(self, row: MicroBatch) -> dict[str, SpanSet]:
+        by_module: dict[str, SpanSet] = {}
+        for target in self._base.targets:
+            owners = [
+                (span, adapter, adapter.pairs[target.path])
+                for span in row.spans
+                if target.path in (adapter := self._adapters[span.adapter_id]).pairs
+            ]
+            by_module[target.path] = SpanSet(
+                bounds=tuple((span.start, span.stop, adapter.scale) for span, adapter, _ in owners),
+                factors=tuple(factor for _, _, pair in owners for factor in (pair.a, pair.b)),
+            )
+        return by_module
+
+
+class _Collector:
+    """Puts the rows' outputs back into the shape of the submissions."""
+
+    def __init__(self, items: Mapping[int, CheckedItem]) -> None:
+        self._items = items
+        self._logprobs: dict[int, list[NDArray[np.float32]]] = {number: [] for number in items}
+        self._losses: dict[int, float] = dict.fromkeys(items, 0.0)
+
+    def add(self, row: MicroBatch, leaf: Tensor, losses: Sequence[Tensor]) -> None:
+        """Take a row's logprobs (`leaf`, with its gradient) and losses. Raises `_NotFinite`."""
+        values = leaf.detach().cpu().numpy()
+        sums = torch.stack(list(losses)).tolist()
+        finite = np.isfinite(values if leaf.grad is None else values * 0 + leaf.grad.cpu().numpy())
+        for part, loss in zip(row.parts, sums, strict=True):
+            if not (np.isfinite(loss) and finite[part.start : part.stop].all()):
+                raise _NotFinite(part.item)
+            self._losses[part.item] += loss
+            start = part.start
+            for datum in self._items[part.item].datums[part.first : part.last]:
+                stop = start + datum.targets.size
+                self._logprobs[part.item].append(values[start:stop].reshape(datum.targets.shape))
+                start = stop
+
+    def results(self) -> dict[int, ForwardBackwardResult]:
+        """Answers by submission number."""
+        return {
+            number: ForwardBackwardResult(
+                logprobs=tuple(self._logprobs[number]),
+                metrics={
+                    "loss:sum": self._losses[number],
+                    "num_datums:sum": float(len(item.datums)),
+                    "num_tokens:sum": float(sum(len(datum.tokens) for datum in item.datums)),
+                },
+            )
+            for number, item in self._items.items()
+        }
+
+
+def _describe_failure(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "out of memory in forward_backward: send shorter sequences, or lower the server's tokens per pass"
+        )
+    reason = str(error).strip().splitlines()
+    return f"forward_backward failed in the engine ({type(error).__name__}: {reason[0] if reason else 'no detail'})"

@@ -1,0 +1,38 @@
+"""One real stack for the whole session: Envoy, Ray, the train service, the sample service with SGLang."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tinker
+from tinsmith_local import Stack, StackConfig
+
+MODEL = "tinsmith/tiny-qwen3"
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(StackConfig(port=0, data_dir=tmp_path_factory.mktemp("stack"))) as stack:
+        yield stack
+
+
+@pytest.fixture
+def service(stack: Stack) -> Iterator[tinker.ServiceClient]:
+    with tinker.ServiceClient(base_url=stack.base_url, api_key=stack.api_key) as client:
+        yield client
+
+
+@pytest.fixture
+def trainer(service: tinker.ServiceClient) -> tinker.TrainingClient:
+    return service.create_lora_training_client(base_model=MODEL, rank=8, seed=1).result()
+
+
+@pytest.fixture(autouse=True)
+def _mark_as_e2e(request: pytest.FixtureRequest) -> None:
+    if "stack" in request.fixturenames:
+        assert request.node.get_closest_marker("e2e"), "tests that use the stack are marked e2e"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path

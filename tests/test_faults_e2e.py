@@ -1,0 +1,234 @@
+"""Bad input and dying services: each gets a clear answer, and the next request works."""
+
+import threading
+import uuid
+from collections.abc import Callable
+
+import httpx
+import numpy as np
+import pytest
+import tinker
+from tinsmith_common.wire import tinsmith_wire_pb2 as pb
+from tinsmith_local import Stack
+
+from tests.data import some_tokens, supervised
+
+pytestmark = pytest.mark.e2e
+
+MODEL = "tinsmith/tiny-qwen3"
+
+
+class RawClient:
+    """Speaks HTTP to the gateway without the SDK, to send what the SDK never would."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.http = httpx.Client(
+            base_url=f"{stack.base_url}/api/v1", headers={"X-API-Key": stack.api_key}, timeout=60
+        )
+
+    def new_model(self) -> str:
+        session = self.http.post("/create_session", json={"tags": [], "sdk_version": "0.38.0"}).json()
+        body = {"session_id": session["session_id"], "model_seq_id": 0, "base_model": MODEL}
+        promise = self.http.post("/create_model", json={**body, "lora_config": {"rank": 4}}).json()
+        return self.result(promise["request_id"])["model_id"]
+
+    def result(self, request_id: str) -> dict:
+        answer = self.poll(request_id)
+        return answer.json() if "json" in answer.headers["content-type"] else {"protobuf": answer.content}
+
+    def poll(self, request_id: str) -> httpx.Response:
+        return self.http.post("/retrieve_future", json={"request_id": request_id})
+
+    def forward_backward(self, message: pb.ForwardBackwardRequest) -> dict:
+        promise = self.http.post(
+            "/forward_backward",
+            content=message.SerializeToString(),
+            headers={"content-type": "application/x-protobuf"},
+        )
+        assert promise.status_code == 200, promise.text
+        return self.result(promise.json()["request_id"])
+
+
+@pytest.fixture(scope="module")
+def raw(stack: Stack) -> RawClient:
+    return RawClient(stack)
+
+
+def dense(values: np.ndarray) -> pb.Tensor:
+    dtype = pb.DTYPE_INT64 if values.dtype == np.int64 else pb.DTYPE_FLOAT32
+    return pb.Tensor(dense=values.tobytes(), dtype=dtype, shape=values.shape)
+
+
+def request(model_id: str, seq_id: int) -> pb.ForwardBackwardRequest:
+    """A good request of one datum."""
+    tokens = np.array([5, 6, 7], np.int32)
+    datum = pb.Datum(
+        model_input=[pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=tokens.tobytes()))],
+        loss_fn_inputs={
+            "target_tokens": dense(np.array([6, 7, 8])),
+            "weights": dense(np.ones(3, np.float32)),
+        },
+    )
+    return pb.ForwardBackwardRequest(model_id=model_id, seq_id=seq_id, data=[datum], loss_fn="cross_entropy")
+
+
+def wrong_dtype(message: pb.ForwardBackwardRequest) -> None:
+    message.data[0].loss_fn_inputs["target_tokens"].dtype = pb.DTYPE_FLOAT32
+
+
+def unknown_dtype(message: pb.ForwardBackwardRequest) -> None:
+    message.data[0].loss_fn_inputs["weights"].dtype = pb.DTYPE_BFLOAT16
+
+
+def token_outside_vocabulary(message: pb.ForwardBackwardRequest) -> None:
+    tokens = np.array([5, 10**6, 7], np.int32).tobytes()
+    message.data[0].model_input[0].encoded_text.tokens = tokens
+
+
+def target_outside_vocabulary(message: pb.ForwardBackwardRequest) -> None:
+    message.data[0].loss_fn_inputs["target_tokens"].CopyFrom(dense(np.array([6, -1, 8])))
+
+
+def unknown_loss(message: pb.ForwardBackwardRequest) -> None:
+    message.loss_fn = "mean_squared_surprise"
+
+
+def nan_weight(message: pb.ForwardBackwardRequest) -> None:
+    weights = np.array([1, np.nan, 1], np.float32)
+    message.data[0].loss_fn_inputs["weights"].CopyFrom(dense(weights))
+
+
+def empty_batch(message: pb.ForwardBackwardRequest) -> None:
+    del message.data[:]
+
+
+def empty_datum(message: pb.ForwardBackwardRequest) -> None:
+    message.data[0].model_input[0].encoded_text.tokens = b""
+
+
+def wrong_shape(message: pb.ForwardBackwardRequest) -> None:
+    message.data[0].loss_fn_inputs["weights"].CopyFrom(dense(np.ones(2, np.float32)))
+
+
+def missing_targets(message: pb.ForwardBackwardRequest) -> None:
+    del message.data[0].loss_fn_inputs["target_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (wrong_dtype, "target_tokens"),
+        (unknown_dtype, "weights"),
+        (token_outside_vocabulary, "vocabulary"),
+        (target_outside_vocabulary, "vocabulary"),
+        (unknown_loss, "mean_squared_surprise"),
+        (nan_weight, "weights"),
+        (empty_batch, "datum"),
+        (empty_datum, "datum 0"),
+        (wrong_shape, "weights"),
+        (missing_targets, "target_tokens"),
+    ],
+)
+def test_a_bad_batch_fails_as_the_user_s_and_the_next_one_works(
+    raw: RawClient, spoil: Callable[[pb.ForwardBackwardRequest], None], problem: str
+) -> None:
+    model_id = raw.new_model()
+    bad = request(model_id, 1)
+    spoil(bad)
+    failure = raw.forward_backward(bad)
+    assert failure["category"] == "user"
+    assert problem in failure["error"]
+    assert "protobuf" in raw.forward_backward(request(model_id, 2))
+
+
+def test_a_malformed_protobuf_gets_400_and_the_next_request_works(raw: RawClient) -> None:
+    model_id = raw.new_model()
+    answer = raw.http.post("/forward_backward", content=b"\xff\xfe nothing")
+    assert answer.status_code == 400
+    assert "protobuf" in answer.json()["detail"]
+    assert "protobuf" in raw.forward_backward(request(model_id, 1))
+
+
+def test_a_body_of_100_mib_gets_413_and_the_next_request_works(raw: RawClient) -> None:
+    model_id = raw.new_model()
+    answer = raw.http.post("/forward_backward", content=b"\0" * 100 * 2**20)
+    assert answer.status_code == 413
+    assert "MAX_BODY_MIB" in answer.json()["detail"]
+    assert "protobuf" in raw.forward_backward(request(model_id, 1))
+
+
+def test_a_bad_key_gets_401_from_both_services(stack: Stack) -> None:
+    with pytest.raises(tinker.AuthenticationError, match="API key"):
+        tinker.ServiceClient(base_url=stack.base_url, api_key="tml-wrong").create_lora_training_client(MODEL).result()
+    for path in ("create_session", "asample", "retrieve_future"):
+        answer = httpx.post(f"{stack.base_url}/api/v1/{path}", json={}, headers={"X-API-Key": "tml-wrong"})
+        assert answer.status_code == 401, path
+
+
+@pytest.mark.parametrize("adam", [{"learning_rate": "fast"}, {"beta1": 1.5}, {"learning_rate": -1}, None])
+def test_bad_optimizer_parameters_fail_as_the_user_s(raw: RawClient, adam: object) -> None:
+    model_id = raw.new_model()
+    body = {"model_id": model_id, "seq_id": 1, "adam_params": adam}
+    promise = raw.http.post("/optim_step", json=body).json()
+    assert raw.result(promise["request_id"])["category"] == "user"
+    assert "protobuf" in raw.forward_backward(request(model_id, 2))
+
+
+def test_the_same_submission_twice_is_one_promise_and_runs_once(raw: RawClient) -> None:
+    model_id = raw.new_model()
+    body = request(model_id, 1).SerializeToString()
+    first, second = (raw.http.post("/forward_backward", content=body).json() for _ in range(2))
+    assert first == second
+    step = {"model_id": model_id, "seq_id": 2, "adam_params": {"learning_rate": 0.1}}
+    metrics = raw.result(raw.http.post("/optim_step", json=step).json()["request_id"])["metrics"]
+    other = raw.new_model()
+    once = request(other, 1).SerializeToString()
+    raw.result(raw.http.post("/forward_backward", content=once).json()["request_id"])
+    step["model_id"] = other
+    assert metrics.keys() == raw.result(raw.http.post("/optim_step", json=step).json()["request_id"])["metrics"].keys()
+
+
+def test_an_operation_of_an_unknown_model_fails_through_its_future(raw: RawClient) -> None:
+    failure = raw.forward_backward(request(f"{uuid.uuid4()}:train:0", 1))
+    assert failure["category"] == "user"
+    assert "not loaded" in failure["error"]
+
+
+def test_an_unknown_promise_is_lost(raw: RawClient) -> None:
+    assert raw.poll("nothing").status_code == 410
+
+
+def test_killing_the_sample_service_mid_run_does_not_fail_the_run(
+    stack: Stack, service: tinker.ServiceClient
+) -> None:
+    trainer = service.create_lora_training_client(MODEL, rank=4).result()
+    trainer.forward_backward([supervised(some_tokens(1))], "cross_entropy").result()
+    trainer.optim_step(tinker.AdamParams(learning_rate=1e-3)).result()
+    sampler = trainer.save_weights_and_get_sampling_client().result()
+    prompt = tinker.ModelInput.from_ints(some_tokens(1))
+    params = tinker.SamplingParams(max_tokens=200, stop=[])
+    sampler.sample(prompt, 1, tinker.SamplingParams(max_tokens=1)).result()
+    running = [sampler.sample(prompt, 2, params) for _ in range(8)]
+    stack.kill("sample")
+    while_down = sampler.sample(prompt, 1, params)
+    restarted = threading.Thread(target=stack.restart, args=("sample",))
+    restarted.start()
+    for future in [*running, while_down]:
+        assert all(len(sequence.tokens) == 200 for sequence in future.result(timeout=300).sequences)
+    restarted.join()
+    # Training went on meanwhile, and new weights reach the new process.
+    trainer.forward_backward([supervised(some_tokens(2))], "cross_entropy").result()
+    trainer.optim_step(tinker.AdamParams(learning_rate=1e-3)).result()
+    assert trainer.save_weights_and_get_sampling_client().result().sample(prompt, 1, params).result().sequences
+
+
+def test_after_a_restart_of_the_train_service_a_run_resumes_from_its_saved_state(
+    stack: Stack, service: tinker.ServiceClient
+) -> None:
+    trainer = service.create_lora_training_client(MODEL, rank=4).result()
+    path = trainer.save_state("safe").result().path
+    stack.restart("train")
+    with pytest.raises(tinker.RequestFailedError, match="not loaded"):
+        trainer.forward([supervised(some_tokens(1))], "cross_entropy").result()
+    resumed = service.create_training_client_from_state_with_optimizer(path).result()
+    assert resumed.forward([supervised(some_tokens(1))], "cross_entropy").result().loss_fn_outputs

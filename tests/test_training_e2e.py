@@ -1,0 +1,113 @@
+"""Training through the gateway with the SDK."""
+
+import numpy as np
+import pytest
+import tinker
+import torch
+
+from tests.data import logprobs_of, some_tokens, supervised
+
+pytestmark = pytest.mark.e2e
+
+ADAM = tinker.AdamParams(learning_rate=1e-2)
+
+
+def step(trainer: tinker.TrainingClient, data: list[tinker.Datum]) -> float:
+    """One forward_backward and optim_step, submitted together as the cookbook does."""
+    passed, stepped = trainer.forward_backward(data, "cross_entropy"), trainer.optim_step(ADAM)
+    assert stepped.result().metrics
+    return passed.result().metrics["loss:sum"]
+
+
+def test_the_loss_on_one_batch_falls(trainer: tinker.TrainingClient) -> None:
+    data = [supervised(some_tokens(seed)) for seed in range(4)]
+    losses = [step(trainer, data) for _ in range(8)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_forward_answers_the_same_logprobs_and_trains_nothing(trainer: tinker.TrainingClient) -> None:
+    data = [supervised(some_tokens(3)), supervised(some_tokens(4, 11))]
+    before = logprobs_of(trainer.forward(data, "cross_entropy").result())
+    trained = logprobs_of(trainer.forward_backward(data, "cross_entropy").result())
+    for a, b in zip(before, trained, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [len(a) for a in before] == [23, 10]
+
+
+def test_a_batch_in_three_chunks_keeps_its_order(trainer: tinker.TrainingClient) -> None:
+    # The SDK sends at most 1,024 datums a request, the first chunk last.
+    lengths = [3 + index % 5 for index in range(2_100)]
+    data = [supervised(some_tokens(index, length)) for index, length in enumerate(lengths)]
+    output = trainer.forward(data, "cross_entropy").result()
+    assert [len(values) for values in logprobs_of(output)] == [length - 1 for length in lengths]
+    alone = logprobs_of(trainer.forward([data[2_050]], "cross_entropy").result())[0]
+    np.testing.assert_allclose(logprobs_of(output)[2_050], alone, atol=1e-5)
+
+
+def test_a_custom_loss_of_the_client_equals_the_built_in_one(service: tinker.ServiceClient) -> None:
+    data = [supervised(some_tokens(seed)) for seed in range(3)]
+
+    def negative_sum(
+        data: list[tinker.Datum], logprobs: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        return -torch.cat(logprobs).sum(), {}
+
+    after = []
+    for custom in (True, False):
+        trainer = service.create_lora_training_client("tinsmith/tiny-qwen3", rank=8, seed=7).result()
+        if custom:
+            trainer.forward_backward_custom(data, negative_sum).result()
+        else:
+            trainer.forward_backward(data, "cross_entropy").result()
+        trainer.optim_step(ADAM).result()
+        after.append(logprobs_of(trainer.forward(data, "cross_entropy").result()))
+    for a, b in zip(*after, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_two_clients_at_once_get_what_each_would_get_alone(service: tinker.ServiceClient) -> None:
+    data = {seed: [supervised(some_tokens(seed))] for seed in (1, 2)}
+
+    def losses(together: bool) -> dict[int, list[float]]:
+        trainers = {
+            seed: service.create_lora_training_client("tinsmith/tiny-qwen3", rank=4 * seed, seed=seed).result()
+            for seed in data
+        }
+        found: dict[int, list[float]] = {seed: [] for seed in data}
+        if together:
+            for _ in range(4):
+                futures = {s: (t.forward_backward(data[s], "cross_entropy"), t.optim_step(ADAM)) for s, t in trainers.items()}
+                for seed, (passed, stepped) in futures.items():
+                    found[seed].append(passed.result().metrics["loss:sum"])
+                    stepped.result()
+        else:
+            for seed, trainer in trainers.items():
+                found[seed] = [step(trainer, data[seed]) for _ in range(4)]
+        return found
+
+    together, alone = losses(together=True), losses(together=False)
+    for seed in data:
+        np.testing.assert_allclose(together[seed], alone[seed], rtol=1e-5)
+
+
+def test_info_names_base_model_rank_and_a_tokenizer_that_loads(trainer: tinker.TrainingClient) -> None:
+    info = trainer.get_info()
+    assert (info.model_data.model_name, info.lora_rank) == ("tinsmith/tiny-qwen3", 8)
+    tokenizer = trainer.get_tokenizer()
+    assert tokenizer.decode(tokenizer.encode("What is 2 + 3?")) == "What is 2 + 3?"
+
+
+def test_capabilities_list_the_served_model(service: tinker.ServiceClient) -> None:
+    served = service.get_server_capabilities().supported_models
+    assert [model.model_name for model in served] == ["tinsmith/tiny-qwen3"]
+    assert (served[0].max_context_length or 0) >= 1024
+
+
+def test_an_unknown_base_model_fails_with_the_list_of_known_ones(service: tinker.ServiceClient) -> None:
+    with pytest.raises(tinker.RequestFailedError, match="tinsmith/tiny-qwen3"):
+        service.create_lora_training_client("no/such-model", rank=8).result()
+
+
+def test_a_rank_over_the_limit_fails_with_the_limit(service: tinker.ServiceClient) -> None:
+    with pytest.raises(tinker.RequestFailedError, match="MAX_LORA_RANK"):
+        service.create_lora_training_client("tinsmith/tiny-qwen3", rank=4096).result()
