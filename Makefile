@@ -2,7 +2,7 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit test-pants lint format lock clean
+.PHONY: help setup demo serve test test-unit test-pants pants-resolves lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 RUN := .venv/bin/python
@@ -10,7 +10,7 @@ RUN := .venv/bin/python
 PYRIGHT := PYRIGHT_PYTHON_GLOBAL_NODE=0 PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## make .venv and .venv-sample exactly as locked; nothing to do when they are current
 	@python=$$(tools/find-python) && "$$python" -m tools.setup
@@ -29,6 +29,9 @@ test-unit: setup  ## the tests that start no other process: under a minute
 
 test-pants: setup  ## `pants test` for each service and for libs (needs a CPython 3.9)
 	@$(RUN) -m tools.test pants
+
+pants-resolves: setup  ## write out/pants, which `pants` with its ordinary launcher needs
+	@$(RUN) -m tools.pants resolves
 
 lint: setup  ## ruff and pyright
 	$(RUN) -m ruff check .

@@ -42,7 +42,7 @@ class RlConfig:
     sums: int = field(default=32, metadata={"help": "different sums per iteration"})
     group_size: int = field(default=8, metadata={"help": "answers sampled per sum, compared with each other"})
     held_out: int = field(default=64, metadata={"help": "sums, of 441, that are only measured"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "of every step"})
+    learning_rate: float = field(default=3e-3, metadata={"help": "of every step"})
     rank: int = field(default=32, metadata={"help": "of the LoRA matrices"})
     max_tokens: int = field(default=16, metadata={"help": "of an answer"})
     seed: int = field(default=0, metadata={"help": "of the choice of sums and of the starting weights"})
@@ -153,9 +153,14 @@ def without_mask(datum: tinker.Datum) -> tinker.Datum:
 async def train(trainer: tinker.TrainingClient, datums: list[tinker.Datum], config: RlConfig) -> None:
     """One step of the importance-sampling loss."""
     gradients = trainer.forward_backward(datums, "importance_sampling")
-    step = trainer.optim_step(tinker.AdamParams(learning_rate=config.learning_rate, beta2=0.95))
+    step = trainer.optim_step(adam(config))
     await gradients
     await step
+
+
+def adam(config: RlConfig) -> tinker.AdamParams:
+    """The optimizer's parameters, the same in every step."""
+    return tinker.AdamParams(learning_rate=config.learning_rate, beta2=0.95)
 
 
 def mean_reward(groups: list[TrajectoryGroup]) -> float:

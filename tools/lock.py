@@ -15,14 +15,22 @@ from tools.setup import ENVIRONMENTS, Environment, ensure_uv
 HEADER = "# Written by `make lock` from the pyproject files; do not edit.\n"
 
 
-def compile_lock(target: Path, arguments: list[str | Path], *, upgrade: bool) -> None:
+def compile_lock(target: Path, arguments: list[str | Path], *, upgrade: bool, python: str = "3.11") -> None:
     """Resolve `arguments` into `target`: every platform, hashes for every file, no address of any registry."""
+    flags = [
+        "--universal",
+        "--python-version",
+        python,
+        "--no-sources",
+        "--generate-hashes",
+        *pip_sources().flags(),
+    ]
+    quiet = ["--quiet", "--no-annotate", "--no-header", "--no-emit-index-url", "--no-emit-find-links"]
+    newest = ["--upgrade"] if upgrade else []
     require(
-        [UV, "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--no-sources", "--generate-hashes",
-         "--no-annotate", "--no-header", "--no-emit-index-url", "--no-emit-find-links", *pip_sources().flags(),
-         *(["--upgrade"] if upgrade else []), *arguments, "--output-file", target],
+        [UV, "pip", "compile", *flags, *quiet, *newest, *arguments, "--output-file", target],
         f"resolving {target.name}",
-    )  # fmt: skip
+    )
     pins = target.read_text()
     target.write_text(HEADER + pins.removeprefix(HEADER))
 
@@ -44,6 +52,9 @@ def main() -> int:
     try:
         ensure_uv()
         compile_lock(ROOT / "locks" / "tools.txt", ["--group", "pyproject.toml:bootstrap"], upgrade=upgrade)
+        compile_lock(
+            ROOT / "locks" / "pants.txt", ["--group", "pyproject.toml:pants"], upgrade=upgrade, python="3.9"
+        )
         for environment in ENVIRONMENTS.values():
             compile_lock(environment.lock, environment_arguments(environment), upgrade=upgrade)
     except SetupError as error:

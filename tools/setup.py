@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ class Environment:
 
     @property
     def stamp(self) -> Path:
-        """Written last: holds the fingerprint of what the environment was made from."""
+        """Holds the marks of what the environment was made from."""
         return self.folder / ".tinsmith-stamp"
 
 
@@ -91,29 +92,44 @@ def chosen_device() -> str:
     return "gpu" if answers else "cpu"
 
 
-def fingerprint(environment: Environment, device: str) -> str:
-    """Hash everything that decides what the environment holds, and where it stands."""
-    parts = [str(SCHEME), str(ROOT), device, torch_version(), sys.version, os.path.realpath(sys.executable)]
-    digest = hashlib.sha256("\n".join(parts).encode())
+def interpreter_mark() -> str:
+    """Name what an environment cannot outlive: the interpreter, the repository's place, the way it is made."""
+    return f"{SCHEME} {ROOT} {os.path.realpath(sys.executable)} {platform.python_version()}"
+
+
+def content_mark(environment: Environment, device: str) -> str:
+    """Hash what decides which packages the environment holds."""
+    digest = hashlib.sha256(f"{device} {torch_version()}".encode())
     digest.update(environment.lock.read_bytes())
     for package in environment.packages:
         digest.update((ROOT / package / "pyproject.toml").read_bytes())
     return digest.hexdigest()
 
 
+def read_stamp(environment: Environment) -> tuple[str, str]:
+    """Return the marks of the interpreter and of the contents that the environment was made from."""
+    if not (environment.stamp.is_file() and environment.python.exists()):
+        return "", ""
+    interpreter, _, content = environment.stamp.read_text().partition("\n")
+    return interpreter, content
+
+
+def write_stamp(environment: Environment, content: str) -> None:
+    """Record how far the environment is; "unfinished" for its contents means that packages are missing."""
+    environment.stamp.write_text(f"{interpreter_mark()}\n{content}")
+
+
 def is_current(environment: Environment, device: str) -> bool:
     """Tell whether the environment was completed from today's locks."""
-    if not (environment.stamp.is_file() and environment.python.exists()):
-        return False
-    return environment.stamp.read_text() == fingerprint(environment, device)
+    return read_stamp(environment) == (interpreter_mark(), content_mark(environment, device))
 
 
-def check_disk(folder: Path) -> None:
+def check_disk(folder: Path, needed_gib: int) -> None:
     """Fail before a download that cannot fit."""
     free_gib = shutil.disk_usage(folder).free / 2**30
-    if free_gib < NEEDED_GIB:
+    if free_gib < needed_gib:
         raise SetupError(
-            f"Only {free_gib:.1f} GB are free under {folder}: the set-up needs about {NEEDED_GIB} GB, free some and "
+            f"Only {free_gib:.1f} GB are free under {folder}: the set-up needs about {needed_gib} GB, free some and "
             "run `make setup` again."
         )
 
@@ -178,31 +194,39 @@ def refuse_cuda(environment: Environment) -> None:
         )
 
 
+def drop_extraneous(environment: Environment) -> None:
+    """Remove packages that the lock no longer names."""
+    listed = require([UV, "pip", "freeze", "--python", environment.python], "listing packages")
+    present = set(re.findall(r"^([\w.-]+)==", listed, re.MULTILINE))
+    locked = set(re.findall(r"^([\w.-]+)==", environment.lock.read_text(), re.MULTILINE))
+    if extraneous := sorted(present - locked - {"torch"}):
+        require([UV, "pip", "uninstall", "--python", environment.python, *extraneous], "removing packages")
+
+
 def build(environment: Environment, device: str, sources: Sources) -> None:
-    """Make one environment: locked packages, torch, then the workspace's own packages; the stamp comes last."""
-    check_disk(ROOT)
-    resume = environment.python.exists() and not environment.stamp.exists()
-    if not resume:
-        environment.stamp.unlink(missing_ok=True)
+    """Bring one environment to its lock: locked packages, torch, then Tinsmith's own; an interrupted one goes on."""
+    check_disk(ROOT, NEEDED_GIB)
+    name = environment.folder.name
+    if read_stamp(environment)[0] != interpreter_mark():
         require(
             [UV, "venv", "--quiet", "--clear", "--force", "--python", sys.executable, environment.folder],
-            f"making {environment.folder.name}",
+            f"making {name}",
         )
+    write_stamp(environment, "unfinished")
     install: list[str | Path] = [UV, "pip", "install", "--python", environment.python, "--no-deps"]
     require(
         [*install, "--require-hashes", *sources.flags(), "-r", environment.lock],
-        f"installing the packages of {environment.folder.name}",
+        f"installing the packages of {name}",
     )
     install_torch(environment, device, sources)
     if device == "gpu" and environment.name == "sample":
         install_sglang_kernels(environment)
     editable = [flag for package in environment.packages for flag in ("--editable", ROOT / package)]
-    require(
-        [*install, "--no-build-isolation", *editable], f"installing Tinsmith into {environment.folder.name}"
-    )
+    require([*install, "--no-build-isolation", *editable], f"installing Tinsmith into {name}")
     if device == "cpu":
+        drop_extraneous(environment)
         refuse_cuda(environment)
-    environment.stamp.write_text(fingerprint(environment, device))
+    write_stamp(environment, content_mark(environment, device))
 
 
 def set_up(names: list[str]) -> None:

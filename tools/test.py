@@ -85,9 +85,7 @@ def steps(group: str) -> list[Step]:
         case "e2e":
             return [pytest_step("e2e", TRAIN_PYTHON, TRAIN_PATHS, "e2e")]
         case "pants":
-            return [
-                Step("pants", (TRAIN_PYTHON, "-m", "tools.pants", "test"), ROOT / "dist" / "test" / "reports")
-            ]
+            return [Step("pants", (TRAIN_PYTHON, "-m", "tools.pants"), ROOT / "dist" / "test" / "reports")]
         case _:
             raise ValueError(f"no such group of tests: {group}")
 

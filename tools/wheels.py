@@ -32,9 +32,16 @@ class Wheel:
 
     name: str
     version: str
+    extras: tuple[str, ...]
     requires: tuple[str, ...]
     path: Path
     sha256: str
+
+    @property
+    def pin(self) -> str:
+        """The exact requirement, with the extras that are used; Pex wants them repeated at run time."""
+        extras = f"[{','.join(self.extras)}]" if self.extras else ""
+        return f"{self.name}{extras}=={self.version}"
 
 
 def installed(site_packages: Path) -> Installed:
@@ -45,12 +52,16 @@ def installed(site_packages: Path) -> Installed:
     }
 
 
-def requirements_of(distribution: Distribution, extras: Iterable[str], known: Installed) -> Iterator[Requirement]:
+def requirements_of(
+    distribution: Distribution, extras: Iterable[str], known: Installed
+) -> Iterator[Requirement]:
     """Yield what a distribution needs here, with these extras, leaving out what was kept out of the environment."""
     contexts = [{"extra": extra} for extra in ("", *extras)]
     for line in distribution.requires or ():
         requirement = Requirement(line)
-        wanted = requirement.marker is None or any(requirement.marker.evaluate(context) for context in contexts)
+        wanted = requirement.marker is None or any(
+            requirement.marker.evaluate(context) for context in contexts
+        )
         if wanted and canonicalize_name(requirement.name) in known:
             yield requirement
 
@@ -86,6 +97,13 @@ def wheel_name(distribution: Distribution) -> str:
     return f"{canonicalize_name(distribution.name).replace('-', '_')}-{distribution.version}-{compressed}.whl"
 
 
+def belongs(recorded: str) -> bool:
+    """Tell whether a file of a RECORD came in the wheel, and inside site-packages."""
+    if recorded.startswith(("..", "/")) or recorded.endswith(".pyc"):
+        return False
+    return Path(recorded).name not in INSTALLERS_FILES
+
+
 def pack(distribution: Distribution, folder: Path) -> Path:
     """Write the distribution's wheel into `folder`, uncompressed, unless it is there.
 
@@ -95,10 +113,7 @@ def pack(distribution: Distribution, folder: Path) -> Path:
     if target.exists():
         return target
     record = list(csv.reader((distribution.read_text("RECORD") or "").splitlines()))
-    kept = [
-        row for row in record
-        if not row[0].startswith(("..", "/")) and not row[0].endswith(".pyc") and Path(row[0]).name not in INSTALLERS_FILES
-    ]  # fmt: skip
+    kept = [row for row in record if belongs(row[0])]
     unfinished = target.with_suffix(".part")
     with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
         for name, *_ in kept:
@@ -121,7 +136,7 @@ def pack_closure(roots: Iterable[str], known: Installed, folder: Path) -> list[W
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         requires = tuple(without_marker(each) for each in requirements_of(distribution, extras, known))
-        wheels.append(Wheel(name, distribution.version, requires, path, sha256))
+        wheels.append(Wheel(name, distribution.version, tuple(sorted(extras)), requires, path, sha256))
     return wheels
 
 
@@ -149,7 +164,7 @@ def pex_lock(wheels: Iterable[Wheel], pex_version: str) -> str:
         "pex_version": pex_version,
         "pip_version": "20.3.4-patched",
         "prefer_older_binary": False,
-        "requirements": [f"{wheel.name}=={wheel.version}" for wheel in wheels],
+        "requirements": [wheel.pin for wheel in wheels],
         "requires_python": ["==3.11.*"],
         "resolver_version": "pip-2020-resolver",
         "style": "universal",

@@ -71,16 +71,30 @@ def gateway(tmp_path: Path, manifests: Path) -> Iterator[Replicated]:
         for name, endpoint in replicas.items()
     ]
     with ExitStack() as held:
-        client = held.enter_context(httpx.Client(base_url=f"http://{LOOPBACK}:{listen}", timeout=30.0))
         parts: dict[str, PartProcess] = {}
-        for launch in [*launches, Launch(name="gateway", command=envoy)]:
+
+        def start(launch: Launch) -> None:
             log = tmp_path / f"{launch.name}.log"
             parts[launch.name] = PartProcess(launch, log, Console(show_logs=False), lambda _: None)
             held.callback(parts[launch.name].wait, 20)
             held.callback(parts[launch.name].kill)
+
+        for launch in launches:
+            start(launch)
+        # Before Envoy: a host that fails the very first check is asked again only after a minute.
+        wait_for(lambda: all(_ready(endpoint) for endpoint in replicas.values()))
+        start(Launch(name="gateway", command=envoy))
+        client = held.enter_context(httpx.Client(base_url=f"http://{LOOPBACK}:{listen}", timeout=30.0))
         replicated = Replicated(client, parts)
         wait_for(lambda: _both_answer(replicated))
         yield replicated
+
+
+def _ready(endpoint: Endpoint) -> bool:
+    try:
+        return httpx.get(f"http://{endpoint.host}:{endpoint.port}/readyz").is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _both_answer(gateway: Replicated) -> bool:
@@ -98,5 +112,6 @@ def test_requests_are_spread_over_the_replicas(gateway: Replicated) -> None:
 def test_a_dead_replica_is_left_out_and_the_other_answers_everything(gateway: Replicated) -> None:
     gateway.parts["sample-a"].kill()
     gateway.parts["sample-a"].wait()
+    # Three failures are needed to know it; the SDK repeats what meets them.
     wait_for(lambda: gateway.answering(30) == ["sample-b"] * 30)
     assert gateway.answering(200) == ["sample-b"] * 200

@@ -79,14 +79,8 @@ def _ray(config: StackConfig, ports: Ports, ray_env: Mapping[str, str]) -> Part:
         command += ["--object-store-memory", str(config.ray_object_store_mib << 20)]
         command += ["--include-dashboard=false", "--no-monitor", "--disable-usage-stats"]
         command += ["--min-worker-port", "0", "--max-worker-port", "0"]
-        command += [
-            "--dashboard-agent-listen-port",
-            "0",
-            "--runtime-env-agent-port",
-            "0",
-            "--metrics-export-port",
-            "0",
-        ]
+        for port in ("dashboard-agent-listen", "runtime-env-agent", "metrics-export"):
+            command += [f"--{port}-port", "0"]
         command += ["--log-style", "record", "--log-color", "false"]
         env = {**_environment(config), **ray_env}
         # Nothing in it is worth a goodbye: its services have ended before it is stopped.
@@ -213,6 +207,8 @@ def _ray_environment() -> Mapping[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Without it Ray turns 127.0.0.1 into the machine's outer address and listens there.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # The trainer is as important as the sampler beside it; by default Ray starts its workers 15 nicer.
+        "RAY_worker_niceness": "0",
         # Who can talk to Ray can run code as its user; other users of this machine can reach its loopback too. An
         # explicit token also keeps Ray from taking up one that lies in the home directory, on one side only.
         "RAY_AUTH_MODE": "token",

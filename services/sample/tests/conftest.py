@@ -129,12 +129,12 @@ def reference(tiny_model: Path) -> Reference:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine(tiny_model: Path) -> AsyncIterator[SGLangEngine]:
-    """The real engine on the tiny model, for the whole session; at most four adapters resident."""
+    """The real engine on the tiny model, for the whole session; at most six adapters resident."""
     config = EngineConfig(
         str(tiny_model),
         device="cpu",
-        max_resident_adapters=4,
-        adapters_per_batch=4,
+        max_resident_adapters=6,
+        adapters_per_batch=8,
         engine_args={"max_total_tokens": 8192},
     )
     engine = SGLangEngine(config)

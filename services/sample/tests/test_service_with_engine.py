@@ -114,7 +114,7 @@ def service(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     process.start()
     _add_sampling_session(process.folder, "s:sample:0", None)
     yield process
-    if process.running is not None:
+    if process.running is not None and process.running.poll() is None:
         process.running.terminate()
         # uvicorn shuts down in good order and then lets the signal have its usual effect.
         assert process.running.wait(timeout=30) == -signal.SIGTERM

@@ -71,6 +71,7 @@ class Runtime:
             app.state.ready = await self._all_healthy(up_once)
             if app.state.ready and not up_once:
                 up_once = True
+                self._sampling.open()
                 _log.info("engines ready", models=list(self._engines))
             await asyncio.sleep(self._config.engine_check_interval_s)
 
@@ -83,6 +84,8 @@ class Runtime:
             return all([await engine.healthy() for engine in self._engines.values()])
         except TinsmithError as error:
             _log.error("an engine is down", reason=error.message)
-            if not up_once and self.on_failed_start is not None:
-                self.on_failed_start()
-            return False
+        except Exception:
+            _log.exception("an engine could not be looked after")
+        if not up_once and self.on_failed_start is not None:
+            self.on_failed_start()
+        return False

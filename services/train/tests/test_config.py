@@ -51,3 +51,8 @@ def test_the_defaults_are_the_documented_ones(monkeypatch: pytest.MonkeyPatch) -
     assert config.tinker_api_key.get_secret_value() == "slime-dev-key"
     assert [model.name for model in config.supported_models] == ["tinsmith/tiny-qwen3"]
     assert not config.allow_partial_batches
+
+
+def test_every_setting_is_documented() -> None:
+    documented = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+    assert [name for name in TrainingConfig.model_fields if f"`{name.upper()}`" not in documented] == []

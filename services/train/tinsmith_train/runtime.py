@@ -66,6 +66,7 @@ class Runtime:
                 device=config.train_device,
                 dtype=config.train_dtype,
                 threads=config.train_threads,
+                max_context_length=model.max_context_length,
                 limits=TrainerLimits(tokens_per_pass=config.tokens_per_pass),
             )
         )

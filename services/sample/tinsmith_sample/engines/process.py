@@ -45,6 +45,7 @@ class EngineProcess:
                 "-m",
                 _HOST_MODULE,
                 str(theirs.fileno()),
+                str(os.getpid()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 # Ctrl-C is for the service, which then hangs up.
@@ -58,7 +59,9 @@ class EngineProcess:
                 ready = messages.ready_decoder.decode(await messages.read_frame(reader))
         except BaseException as error:
             writer.close()
-            await _reap(process)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()  # it listens only once its engine is built; its workers die with it
+            await process.wait()
             if isinstance(error, TimeoutError):
                 raise EngineFailure(f"the engine did not start within {timeout_s:.0f} s") from error
             if isinstance(error, asyncio.IncompleteReadError | ConnectionError):
@@ -165,10 +168,9 @@ def _environment(device: str) -> dict[str, str]:
 
 
 async def _reap(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        try:
-            async with asyncio.timeout(_STOP_TIMEOUT_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
+    try:
+        async with asyncio.timeout(_STOP_TIMEOUT_S):
             await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

@@ -56,7 +56,7 @@ class SGLangEngine:
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         self._process: EngineProcess | None = None
-        self._starting = asyncio.Lock()
+        self._launching: asyncio.Task[EngineProcess] | None = None
         self._adapters = AdapterCache(config.max_resident_adapters, self._load_adapter, self._unload_adapter)
         self._limits: EngineLimits | None = None
         self._sampled_tokens = 0
@@ -70,9 +70,12 @@ class SGLangEngine:
     async def stop(self) -> None:
         """End the engine process and its workers."""
         self._stopped = True
+        if self._launching is not None:
+            self._launching.cancel()
+            await asyncio.gather(self._launching, return_exceptions=True)
         if self._process is not None:
             await self._process.stop()
-        self._process = None
+        self._process = self._launching = None
         self._adapters.forget()
 
     async def healthy(self) -> bool:
@@ -146,25 +149,33 @@ class SGLangEngine:
 
     async def _running(self) -> EngineProcess:
         """The live engine process, started anew if it has died."""
-        async with self._starting:
-            if self._stopped:
-                raise EngineLost("the engine is being stopped")
-            if self._process is None or not self._process.alive:
-                if self._process is not None:
-                    _log.error("the engine process ended; starting another")
-                    await self._process.stop()
-                self._adapters.forget()
-                self._process, ready = await EngineProcess.launch(self._launch(), self.config.start_timeout_s)
-                self._limits = EngineLimits(vocab_size=ready.vocab_size, context_length=ready.context_length)
+        if self._stopped:
+            raise EngineLost("the engine is being stopped")
+        if self._process is not None and self._process.alive:
             return self._process
+        if self._launching is None or self._launching.done():
+            self._launching = asyncio.create_task(self._launch())
+        # Shielded: one caller's cancellation must not end the start that others wait for.
+        return await asyncio.shield(self._launching)
 
-    def _launch(self) -> messages.Launch:
+    async def _launch(self) -> EngineProcess:
+        if self._process is not None:
+            _log.error("the engine process ended; starting another")
+            await self._process.stop()
+        self._adapters.forget()
+        process, ready = await EngineProcess.launch(self._launch_order(), self.config.start_timeout_s)
+        self._limits = EngineLimits(vocab_size=ready.vocab_size, context_length=ready.context_length)
+        self._process = process
+        return process
+
+    def _launch_order(self) -> messages.Launch:
         args: dict[str, Any] = {
             "enable_lora": True,
             "max_lora_rank": self.config.max_lora_rank,
             "lora_target_modules": sorted(TARGET_MODULES),
             "max_loras_per_batch": self.config.adapters_per_batch,
             "enable_deterministic_inference": True,  # without it SGLang ignores seeds
+            "sleep_on_idle": True,  # without it the scheduler spins on a whole core between requests
         }
         return messages.Launch(
             model_path=self.config.model_path,

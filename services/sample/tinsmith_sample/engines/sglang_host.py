@@ -4,29 +4,32 @@ SGLang keeps its settings in module state, installs signal handlers, patches tra
 main module in its workers. In a process of its own none of that reaches the service, a service may hold one
 engine per base model, and a fault of the engine is a restart instead of an outage.
 
-Run as `python -m tinsmith_sample.engines.sglang_host FD` with a connected socket inherited as FD.
+Run as `python -m tinsmith_sample.engines.sglang_host FD PARENT` with a connected socket inherited as FD, by the
+process PARENT.
 """
 
-# Also executed in every worker that SGLang spawns, before it imports SGLang.
+import sys
+
+from tinsmith_sample.engines.lifetime import die_with
+
+if __name__ == "__main__":
+    die_with(int(sys.argv[2]))  # before the imports below, which take seconds
+
 from tinsmith_sample.engines import sglang_cpu
 
+# Also executed in every worker that SGLang spawns, before it imports SGLang.
 sglang_cpu.install()
 
 import asyncio  # noqa: E402
-import ctypes  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
-import signal  # noqa: E402
 import socket  # noqa: E402
-import sys  # noqa: E402
 from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
 
 from tinsmith_sample.engines import messages  # noqa: E402
 from tinsmith_sample.engines.stops import first_stop  # noqa: E402
-
-_PR_SET_PDEATHSIG = 1
 
 # SGLang keeps a few tokens of its context for itself; it is given that many more than we promise.
 _CONTEXT_MARGIN = 8
@@ -207,12 +210,6 @@ def _pairs(row: list[tuple[float, int, Any]]) -> list[tuple[int, float]]:
     return [(token, value) for value, token, *_ in row]
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when the service dies, however it dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _launch_from(connection: socket.socket) -> messages.Launch:
     with connection.makefile("rb", buffering=0) as stream:
         length = int.from_bytes(stream.read(4), "big")
@@ -230,7 +227,6 @@ async def _serve(engine: Any, connection: socket.socket) -> None:
 
 def main() -> None:
     """Build the engine as told, then serve until the service hangs up."""
-    _die_with_parent()
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.register_at_fork(after_in_child=connection.close)
     launch = _launch_from(connection)

@@ -44,6 +44,11 @@ class SamplingService:
         self._metrics = metrics
         self._max_queued = max_queued
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._open = asyncio.Event()
+
+    def open(self) -> None:
+        """The engines are up: begin to work. What was accepted before has waited for this."""
+        self._open.set()
 
     async def submit(self, owner: str, body: bytes) -> Promise:
         """Accept an `asample` body. The same (session, seq_id) again answers the same promise.
@@ -117,6 +122,7 @@ class SamplingService:
         if engine is None:
             raise InvalidInput(f"base model {session.base_model!r} is not served here any more")
         adapter = await self._adapters.locate(session)
+        await self._open.wait()
         for attempt in range(1, _ENGINE_ATTEMPTS + 1):
             try:
                 return await engine.sample(spec, adapter)

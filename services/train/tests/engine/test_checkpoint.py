@@ -1,23 +1,26 @@
 """Stopping and going on, and what is refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tinsmith_common.errors import InvalidInput
 
+from tinsmith_common.errors import InvalidInput
 from tinsmith_train.engine.trainer import LoraTrainer
 from tinsmith_train.engine.types import AdamParams, ForwardBackward, LoraSpec
 
 from .conftest import MakeDatum, MakeTrainer
 
+TrainStep = Callable[[LoraTrainer, int], None]
+
 SPEC = LoraSpec(4, alpha=16.0, seed=3, train_mlp=False)
 
 
 @pytest.fixture
-def train(make_datum: MakeDatum):  # noqa: ANN201
+def train(make_datum: MakeDatum) -> TrainStep:
     def one_step(trainer: LoraTrainer, seed: int) -> None:
         trainer.forward_backward([ForwardBackward("a", (make_datum(seed, 11),), "cross_entropy")])
         trainer.optim_step("a", AdamParams(1e-2, grad_clip_norm=1.0))
@@ -26,7 +29,7 @@ def train(make_datum: MakeDatum):  # noqa: ANN201
 
 
 def test_saving_loading_and_stepping_is_bitwise_as_if_never_stopped(
-    make_trainer: MakeTrainer, train, tmp_path: Path
+    make_trainer: MakeTrainer, train: TrainStep, tmp_path: Path
 ) -> None:
     going_on, resumed = make_trainer(a=SPEC), make_trainer()
     for seed in range(3):
@@ -42,7 +45,7 @@ def test_saving_loading_and_stepping_is_bitwise_as_if_never_stopped(
 
 
 def test_loading_without_optimizer_takes_weights_only(
-    make_trainer: MakeTrainer, train, tmp_path: Path
+    make_trainer: MakeTrainer, train: TrainStep, tmp_path: Path
 ) -> None:
     trainer = make_trainer(a=SPEC)
     train(trainer, 0)

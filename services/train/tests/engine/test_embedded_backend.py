@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound
 
+from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.backends.embedded import EmbeddedBackend, EmbeddedConfig
 from tinsmith_train.engine.types import AdamParams, ForwardBackward, ForwardBackwardResult, LoraSpec

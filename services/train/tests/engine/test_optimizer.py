@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tinsmith_common.errors import EngineFailure
 
+from tinsmith_common.errors import EngineFailure
 from tinsmith_train.engine.optimizer import adamw_step
 from tinsmith_train.engine.types import AdamParams
 

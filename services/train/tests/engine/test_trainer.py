@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound
 from torch import Tensor
 
+from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound
 from tinsmith_train.engine.trainer import LoraTrainer, TrainerLimits
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, ForwardBackwardResult, LoraSpec
 

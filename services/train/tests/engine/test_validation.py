@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tinsmith_common.errors import InvalidInput
 
+from tinsmith_common.errors import InvalidInput
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, LoraSpec, ModelInfo
 from tinsmith_train.engine.validation import check_adam, check_item, check_lora
 

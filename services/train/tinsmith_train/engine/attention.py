@@ -69,7 +69,7 @@ def packed_attention(
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         return _varlen(query, key, value, packed, scaling, sliding_window), None
     outputs = [
-        _attend(*(_batch(t, run) for t in (query, key, value)), scaling, sliding_window)
+        _attend(_batch(query, run), _batch(key, run), _batch(value, run), scaling, sliding_window)
         for run in packed.runs
     ]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), None

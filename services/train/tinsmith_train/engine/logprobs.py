@@ -139,7 +139,7 @@ def _chunks(
 def _log_softmax(
     rows: Tensor, head: Head, chunk: _Chunk, factors: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """fp32 `[rows, vocab]`, and the spans' `x A^T`."""
+    """fp32 `[rows, vocab]`, and the spans' `scale x A^T`."""
     logits = F.linear(rows, head.weight, head.bias)
     downs = add_deltas(logits, rows, chunk.bounds, chunk.factors(factors))
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32), downs
@@ -147,8 +147,8 @@ def _log_softmax(
 
 def _downs(rows: Tensor, chunk: _Chunk, factors: Sequence[Tensor]) -> list[Tensor]:
     return [
-        rows[start:stop] @ factors[2 * index].to(rows.dtype).T
-        for index, (start, stop, _) in enumerate(chunk.bounds)
+        (rows[start:stop] @ factors[2 * index].to(rows.dtype).T).mul_(scale)
+        for index, (start, stop, scale) in enumerate(chunk.bounds)
     ]
 
 

@@ -4,7 +4,7 @@ A row of T tokens is cut into spans, one for each adapter. The span's rows get `
 the frozen layer's output. Matmuls run in the base model's dtype; A, B and their gradients are fp32.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +43,7 @@ class SpanTable:
         return self._by_module.get(module, EMPTY)
 
     @contextmanager
-    def active(self, by_module: Mapping[str, SpanSet]) -> Iterator[None]:
+    def active(self, by_module: Mapping[str, SpanSet]) -> Generator[None]:
         """Use these spans until the end of the block."""
         self._by_module = by_module
         try:
@@ -97,12 +97,12 @@ class _FrozenLinearWithDeltas(torch.autograd.Function):
 
 
 def add_deltas(y: Tensor, x: Tensor, bounds: Sequence[Bound], factors: Sequence[Tensor]) -> list[Tensor]:
-    """Add each span's delta to `y` `[T, out]` in place. Returns `x A^T`, `[rows, rank]`, for each span."""
+    """Add each span's delta to `y` `[T, out]` in place. Returns `scale x A^T`, `[rows, rank]`, of each span."""
     downs: list[Tensor] = []
     for index, (start, stop, scale) in enumerate(bounds):
         a, b = factors[2 * index].to(x.dtype), factors[2 * index + 1].to(x.dtype)
-        down = x[start:stop] @ a.T
-        y[start:stop].addmm_(down, b.T, alpha=scale)
+        down = (x[start:stop] @ a.T).mul_(scale)
+        y[start:stop].addmm_(down, b.T)
         downs.append(down)
     return downs
 
@@ -122,7 +122,7 @@ def deltas_backward(
         rows = gy[start:stop]
         g_down = (rows @ b).mul_(scale)
         grads.append((g_down.T @ x[start:stop]).float())
-        grads.append((rows.T @ downs[index]).float().mul_(scale))
+        grads.append((rows.T @ downs[index]).float())
         if gx is not None:
             gx[start:stop].addmm_(g_down, a)
     return grads

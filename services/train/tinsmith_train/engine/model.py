@@ -127,16 +127,14 @@ def _path_of(model: nn.Module, wanted: nn.Module) -> str:
 
 
 def _wrap_linears(decoder: nn.Module, prefix: str, spans: SpanTable) -> list[LoraTarget]:
-    found = [
-        (path, module, group)
-        for path, module in decoder.named_modules()
-        if isinstance(module, nn.Linear) and (group := _group(path)) is not None
-    ]
     targets: list[LoraTarget] = []
-    for path, linear, group in found:
+    for path, module in list(decoder.named_modules()):
+        group = _group(path)
+        if group is None or not isinstance(module, nn.Linear):
+            continue
         full = f"{prefix}.{path}" if prefix else path
-        decoder.set_submodule(path, LoraLinear(linear, full, spans))
-        targets.append(LoraTarget(full, linear.in_features, linear.out_features, group))
+        decoder.set_submodule(path, LoraLinear(module, full, spans))
+        targets.append(LoraTarget(full, module.in_features, module.out_features, group))
     return targets
 
 

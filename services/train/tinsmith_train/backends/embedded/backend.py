@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from tinsmith_common.errors import EngineFailure, TinsmithError
+from tinsmith_train.backends.base import WorkerLost
 from tinsmith_train.backends.embedded.config import EmbeddedConfig
 from tinsmith_train.backends.embedded.worker import TrainWorker
 from tinsmith_train.engine.types import (
@@ -101,7 +102,7 @@ class EmbeddedBackend:
         except ActorUnavailableError as error:
             raise EngineFailure(f"the training worker of '{name}' cannot be reached: try again") from error
         except RayActorError as error:
-            raise EngineFailure(
+            raise WorkerLost(
                 f"the training worker of '{name}' died: what was not saved is lost; load the model from its last "
                 "checkpoint"
             ) from error
@@ -119,6 +120,7 @@ def _start_actor(config: EmbeddedConfig) -> Any:
         num_cpus=0,
         num_gpus=1 if wants_gpu else 0,
         max_restarts=0,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+        # Waiting threads sleep: spinning ones cost ten times the wall clock when a neighbour needs the core.
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}},
     )
     return options(TrainWorker).remote(config)

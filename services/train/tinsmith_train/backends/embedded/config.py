@@ -19,6 +19,7 @@ class EmbeddedConfig:
     dtype:           of the frozen weights; `auto` is bfloat16 on CUDA and float32 on the CPU.
     threads:         CPU threads of the worker; all cores if not given.
     limits:          memory of a pass.
+    max_context_length: tokens of the longest datum; the model's own limit if not given, and never more.
     start_timeout_s: how long placing the worker and loading the model may take.
     """
 
@@ -28,4 +29,5 @@ class EmbeddedConfig:
     dtype: DType = "auto"
     threads: int | None = None
     limits: TrainerLimits = field(default_factory=TrainerLimits)
+    max_context_length: int | None = None
     start_timeout_s: float = 600.0

@@ -1,6 +1,7 @@
 """The process that holds the model: a Ray actor around `LoraTrainer`. Imported where Ray puts it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,21 +19,26 @@ from tinsmith_train.engine.types import (
     ModelInfo,
 )
 
+SMALL_PASS_TOKENS = 256
+"""Below this one thread is faster than handing out each of a thousand short operations."""
+
 
 class TrainWorker:
     """The methods of `TrainBackend`, blocking. Ray runs an actor's calls one after another."""
 
     def __init__(self, config: EmbeddedConfig) -> None:
         self._config = config
+        self._threads = config.threads or torch.get_num_threads()
         self._trainer: LoraTrainer
 
     def load(self) -> ModelInfo:
         """Load the base model. Comes before all else, and not in the constructor, whose errors Ray swallows."""
         config = self._config
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         transformers_logging.disable_progress_bar()
         base = load_base_model(config.base_model, config.source, config.device, config.dtype)
+        if config.max_context_length is not None:
+            longest = min(config.max_context_length, base.info.max_context_length)
+            base = replace(base, info=replace(base.info, max_context_length=longest))
         self._trainer = LoraTrainer(base, config.limits)
         return self._trainer.info
 
@@ -48,6 +54,8 @@ class TrainWorker:
         self, batch: Sequence[ForwardBackward]
     ) -> Sequence[ForwardBackwardResult | TinsmithError]:
         """See `TrainBackend`."""
+        tokens = sum(len(datum.tokens) for item in batch for datum in item.datums)
+        torch.set_num_threads(1 if tokens < SMALL_PASS_TOKENS else self._threads)
         return self._trainer.forward_backward(batch)
 
     def optim_step(self, adapter_id: str, params: AdamParams) -> dict[str, float]:
