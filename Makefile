@@ -36,7 +36,7 @@ pants-resolves: setup  ## write out/pants, which `pants` with its ordinary launc
 lint: setup  ## ruff and pyright
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(PYRIGHT)
+	$(PYRIGHT) --pythonpath .venv/bin/python
 	$(PYRIGHT) --pythonpath .venv-sample/bin/python services/sample
 
 format: setup  ## let ruff rewrite what it can

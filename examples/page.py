@@ -65,7 +65,10 @@ def page(
 def _figures(figures: Mapping[str, float]) -> str:
     tiles = (
         (f"{figures['sft_nll_first']:.2f} → {figures['sft_nll_last']:.2f}", "NLL of held-out replies"),
-        (f"{figures['rl_reward_first']:.2f} → {figures['rl_reward_last']:.2f}", "mean reward on held-out sums"),
+        (
+            f"{figures['rl_reward_first']:.2f} → {figures['rl_reward_last']:.2f}",
+            "mean reward on held-out sums",
+        ),
         (f"{figures['resume_max_abs_diff']:.1e}", "largest difference after resuming"),
     )
     return "".join(f'<div class="card"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)

@@ -66,7 +66,9 @@ async def reinforce(service: tinker.ServiceClient, config: RlConfig) -> Outcome:
     """The loop: sample with the current weights, reward, step; measured on held-out sums before and after."""
     started = time.monotonic()
     training, held_out = split(config)
-    say(f"Reinforcement learning: {len(training)} sums up to {LARGEST_TERM} + {LARGEST_TERM}, {len(held_out)} held out")
+    say(
+        f"Reinforcement learning: {len(training)} sums up to {LARGEST_TERM} + {LARGEST_TERM}, {len(held_out)} held out"
+    )
     trainer = await asyncio.to_thread(new_model, service, config.rank, config.seed)
     renderer = renderer_of(trainer)
 

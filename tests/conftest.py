@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tinker
+
 from tinsmith_local import Stack, StackConfig
 
 MODEL = "tinsmith/tiny-qwen3"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import tinker
+from numpy.typing import NDArray
 
 
 def supervised(tokens: Sequence[int], weight: float = 1.0) -> tinker.Datum:
@@ -11,8 +12,8 @@ def supervised(tokens: Sequence[int], weight: float = 1.0) -> tinker.Datum:
     return tinker.Datum(
         model_input=tinker.ModelInput.from_ints(list(tokens[:-1])),
         loss_fn_inputs={
-            "target_tokens": list(tokens[1:]),
-            "weights": [weight] * (len(tokens) - 1),
+            "target_tokens": tinker.TensorData.from_numpy(np.array(tokens[1:], np.int64)),
+            "weights": tinker.TensorData.from_numpy(np.full(len(tokens) - 1, weight, np.float32)),
         },
     )
 
@@ -22,6 +23,6 @@ def some_tokens(seed: int, length: int = 24) -> list[int]:
     return np.random.default_rng(seed).integers(100, 900, length).tolist()
 
 
-def logprobs_of(output: tinker.ForwardBackwardOutput) -> list[np.ndarray]:
+def logprobs_of(output: tinker.ForwardBackwardOutput) -> list[NDArray[np.float32]]:
     """The log-probabilities of each datum."""
     return [item["logprobs"].to_numpy() for item in output.loss_fn_outputs]

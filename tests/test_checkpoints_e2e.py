@@ -4,9 +4,10 @@ import httpx
 import numpy as np
 import pytest
 import tinker
-from tinsmith_local import Stack
+from numpy.typing import NDArray
 
 from tests.data import logprobs_of, some_tokens, supervised
+from tinsmith_local import Stack
 
 pytestmark = pytest.mark.e2e
 
@@ -14,7 +15,7 @@ MODEL = "tinsmith/tiny-qwen3"
 DATA = [supervised(some_tokens(seed)) for seed in range(3)]
 
 
-def steps(trainer: tinker.TrainingClient, count: int) -> list[np.ndarray]:
+def steps(trainer: tinker.TrainingClient, count: int) -> list[NDArray[np.float32]]:
     """Train with a rate that changes by step, then answer the log-probabilities."""
     for index in range(count):
         trainer.forward_backward(DATA, "cross_entropy").result()
@@ -22,7 +23,7 @@ def steps(trainer: tinker.TrainingClient, count: int) -> list[np.ndarray]:
     return logprobs_of(trainer.forward(DATA, "cross_entropy").result())
 
 
-def difference(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+def difference(a: list[NDArray[np.float32]], b: list[NDArray[np.float32]]) -> float:
     return max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
 
 
@@ -49,7 +50,7 @@ def test_loading_into_a_running_model_goes_back_to_the_saved_weights(trainer: ti
     saved = steps(trainer, 2)
     path = trainer.save_state("back").result().path
     assert difference(steps(trainer, 2), saved) > 1e-3
-    trainer.load_state_with_optimizer(path).result()
+    trainer.load_state_with_optimizer(path).result()  # pyright: ignore[reportDeprecated]  (still served)
     assert difference(steps(trainer, 0), saved) == 0.0
 
 
@@ -75,7 +76,9 @@ def test_a_missing_checkpoint_says_so(service: tinker.ServiceClient) -> None:
 def test_listings_show_runs_checkpoints_and_their_metadata(
     stack: Stack, service: tinker.ServiceClient
 ) -> None:
-    trainer = service.create_lora_training_client(MODEL, rank=4, user_metadata={"renderer_name": "qwen3"}).result()
+    trainer = service.create_lora_training_client(
+        MODEL, rank=4, user_metadata={"renderer_name": "qwen3"}
+    ).result()
     trainer.save_state("one").result()
     trainer.save_state("two", ttl_seconds=3600).result()
     trainer.save_weights_for_sampler("one").result()
@@ -122,7 +125,9 @@ def test_a_ttl_can_be_set_and_taken_back(stack: Stack, trainer: tinker.TrainingC
     assert expires_at() is None
 
 
-def test_a_session_lists_its_runs_and_frees_them_when_it_ends(stack: Stack, service: tinker.ServiceClient) -> None:
+def test_a_session_lists_its_runs_and_frees_them_when_it_ends(
+    stack: Stack, service: tinker.ServiceClient
+) -> None:
     trainer = service.create_lora_training_client(MODEL, rank=4).result()
     model_id = trainer.get_info().model_id
     session_id = model_id.split(":")[0]

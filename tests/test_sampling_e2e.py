@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tinker
+from numpy.typing import NDArray
 
 from tests.data import logprobs_of, some_tokens, supervised
 
@@ -23,7 +24,7 @@ def trained(service: tinker.ServiceClient, *, unembed: bool = True) -> tinker.Tr
     return trainer
 
 
-def trainer_logprobs(trainer: tinker.TrainingClient, tokens: list[int]) -> np.ndarray:
+def trainer_logprobs(trainer: tinker.TrainingClient, tokens: list[int]) -> NDArray[np.float32]:
     return logprobs_of(trainer.forward([supervised(tokens)], "cross_entropy").result())[0]
 
 
@@ -44,7 +45,9 @@ def test_sampler_prompt_logprobs_equal_the_trainer_s_for_the_same_weights(
         worst = max(worst, float(np.abs(np.array(scores[1:], np.float64) - ours).max()))
         plain = base.compute_logprobs(prompt).result()
         moved = max(moved, float(np.abs(np.array(plain[1:], np.float64) - ours).max()))
-    print(f"train_unembed={unembed}: sampler and trainer differ by at most {worst:.2e}; from the base {moved:.2f}")
+    print(
+        f"train_unembed={unembed}: sampler and trainer differ by at most {worst:.2e}; from the base {moved:.2f}"
+    )
     assert worst <= PARITY
     assert moved > 0.5, "the adapter was not applied, so the comparison would show nothing"
 
@@ -57,7 +60,7 @@ def test_sampled_logprobs_are_the_model_s(service: tinker.ServiceClient) -> None
         params = tinker.SamplingParams(max_tokens=12, seed=5, temperature=temperature, stop=[])
         sample = sampler.sample(tinker.ModelInput.from_ints(prompt), 1, params).result().sequences[0]
         ours = trainer_logprobs(trainer, prompt + sample.tokens)[len(prompt) - 1 :]
-        np.testing.assert_allclose(sample.logprobs, ours, atol=PARITY)
+        np.testing.assert_allclose(np.array(sample.logprobs), ours, atol=PARITY)
 
 
 def test_a_seed_repeats_and_samples_of_one_request_differ(service: tinker.ServiceClient) -> None:
@@ -86,7 +89,9 @@ def test_without_a_seed_two_requests_differ(service: tinker.ServiceClient) -> No
 def test_a_stop_token_ends_the_sample_and_is_its_last_token(service: tinker.ServiceClient) -> None:
     sampler = service.create_sampling_client(base_model=MODEL).result()
     prompt = tinker.ModelInput.from_ints(some_tokens(1))
-    free = sampler.sample(prompt, 1, tinker.SamplingParams(max_tokens=16, seed=3, stop=[])).result().sequences[0]
+    free = (
+        sampler.sample(prompt, 1, tinker.SamplingParams(max_tokens=16, seed=3, stop=[])).result().sequences[0]
+    )
     assert (len(free.tokens), free.stop_reason) == (16, "length")
     stop = free.tokens[5]
     params = tinker.SamplingParams(max_tokens=16, seed=3, stop=[stop])
@@ -121,7 +126,9 @@ def test_named_sampler_weights_are_sampled_by_path(service: tinker.ServiceClient
     sampler = service.create_sampling_client(model_path=path).result()
     tokens = some_tokens(4)
     scores = sampler.compute_logprobs(tinker.ModelInput.from_ints(tokens)).result()
-    np.testing.assert_allclose(scores[1:], trainer_logprobs(trainer, tokens), atol=PARITY)
+    np.testing.assert_allclose(
+        np.array(scores[1:], np.float64), trainer_logprobs(trainer, tokens), atol=PARITY
+    )
 
 
 @pytest.mark.parametrize(

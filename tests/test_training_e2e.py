@@ -6,9 +6,11 @@ import tinker
 import torch
 
 from tests.data import logprobs_of, some_tokens, supervised
+from tinsmith_local import Stack
 
 pytestmark = pytest.mark.e2e
 
+MODEL = "tinsmith/tiny-qwen3"
 ADAM = tinker.AdamParams(learning_rate=1e-2)
 
 
@@ -54,7 +56,7 @@ def test_a_custom_loss_of_the_client_equals_the_built_in_one(service: tinker.Ser
 
     after = []
     for custom in (True, False):
-        trainer = service.create_lora_training_client("tinsmith/tiny-qwen3", rank=8, seed=7).result()
+        trainer = service.create_lora_training_client(MODEL, rank=8, seed=7).result()
         if custom:
             trainer.forward_backward_custom(data, negative_sum).result()
         else:
@@ -68,46 +70,48 @@ def test_a_custom_loss_of_the_client_equals_the_built_in_one(service: tinker.Ser
 def test_two_clients_at_once_get_what_each_would_get_alone(service: tinker.ServiceClient) -> None:
     data = {seed: [supervised(some_tokens(seed))] for seed in (1, 2)}
 
-    def losses(together: bool) -> dict[int, list[float]]:
-        trainers = {
-            seed: service.create_lora_training_client("tinsmith/tiny-qwen3", rank=4 * seed, seed=seed).result()
+    def trainers() -> dict[int, tinker.TrainingClient]:
+        return {
+            seed: service.create_lora_training_client(MODEL, rank=4 * seed, seed=seed).result()
             for seed in data
         }
-        found: dict[int, list[float]] = {seed: [] for seed in data}
-        if together:
-            for _ in range(4):
-                futures = {s: (t.forward_backward(data[s], "cross_entropy"), t.optim_step(ADAM)) for s, t in trainers.items()}
-                for seed, (passed, stepped) in futures.items():
-                    found[seed].append(passed.result().metrics["loss:sum"])
-                    stepped.result()
-        else:
-            for seed, trainer in trainers.items():
-                found[seed] = [step(trainer, data[seed]) for _ in range(4)]
+
+    def train_together() -> dict[int, list[float]]:
+        clients, found = trainers(), {seed: list[float]() for seed in data}
+        for _ in range(4):
+            passes = {s: client.forward_backward(data[s], "cross_entropy") for s, client in clients.items()}
+            steps = [client.optim_step(ADAM) for client in clients.values()]
+            for seed, passed in passes.items():
+                found[seed].append(passed.result().metrics["loss:sum"])
+            for stepped in steps:
+                stepped.result()
         return found
 
-    together, alone = losses(together=True), losses(together=False)
+    together = train_together()
+    alone = {seed: [step(client, data[seed]) for _ in range(4)] for seed, client in trainers().items()}
     for seed in data:
         np.testing.assert_allclose(together[seed], alone[seed], rtol=1e-5)
 
 
 def test_info_names_base_model_rank_and_a_tokenizer_that_loads(trainer: tinker.TrainingClient) -> None:
     info = trainer.get_info()
-    assert (info.model_data.model_name, info.lora_rank) == ("tinsmith/tiny-qwen3", 8)
+    assert (info.model_data.model_name, info.lora_rank) == (MODEL, 8)
     tokenizer = trainer.get_tokenizer()
     assert tokenizer.decode(tokenizer.encode("What is 2 + 3?")) == "What is 2 + 3?"
 
 
-def test_capabilities_list_the_served_model(service: tinker.ServiceClient) -> None:
-    served = service.get_server_capabilities().supported_models
-    assert [model.model_name for model in served] == ["tinsmith/tiny-qwen3"]
+def test_capabilities_list_the_served_model(stack: Stack) -> None:
+    rest = tinker.RestClient(base_url=stack.base_url, api_key=stack.api_key)
+    served = rest.get_server_capabilities().result().supported_models
+    assert [model.model_name for model in served] == [MODEL]
     assert (served[0].max_context_length or 0) >= 1024
 
 
 def test_an_unknown_base_model_fails_with_the_list_of_known_ones(service: tinker.ServiceClient) -> None:
-    with pytest.raises(tinker.RequestFailedError, match="tinsmith/tiny-qwen3"):
+    with pytest.raises(tinker.RequestFailedError, match=MODEL):
         service.create_lora_training_client("no/such-model", rank=8).result()
 
 
 def test_a_rank_over_the_limit_fails_with_the_limit(service: tinker.ServiceClient) -> None:
     with pytest.raises(tinker.RequestFailedError, match="MAX_LORA_RANK"):
-        service.create_lora_training_client("tinsmith/tiny-qwen3", rank=4096).result()
+        service.create_lora_training_client(MODEL, rank=4096).result()

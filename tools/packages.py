@@ -26,6 +26,8 @@ _NETWORK_MARKS = (
     "timed out",
     "could not connect",
     "client error (connect)",
+    "could not find a version that satisfies",
+    "no matching distribution",
 )
 _DISK_MARKS = ("no space left on device", "disk quota exceeded", "os error 28", "errno 28")
 _HASH_MARKS = ("hash mismatch", "do not match the hashes")
@@ -104,8 +106,8 @@ def explain(output: str, doing: str) -> str:
         )
     if any(mark in text for mark in _NETWORK_MARKS):
         return (
-            f"The package registry cannot be reached ({doing}): check the network, or pip's index settings, "
-            f"and run `make setup` again (details: {log})."
+            f"The package registry cannot be reached, or lacks a package ({doing}): check the network and pip's index "
+            f"settings, then run `make setup` again (details: {log})."
         )
     return f"The set-up failed ({doing}): read the end of {log}, then run `make setup` again."
 

@@ -35,6 +35,7 @@ def test_other_settings_of_pip_are_ignored() -> None:
     ("output", "start"),
     [
         ("error: Failed to fetch: `x`\n  Caused by: dns error", "The package registry cannot be reached"),
+        ("ERROR: No matching distribution found for uv==0.13.9", "The package registry cannot be reached"),
         ("OSError: [Errno 28] No space left on device", "The disk is full"),
         ("error: Hash mismatch for `numpy==2`", "A download does not match its locked hash"),
         ("something new", "The set-up failed"),

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest_asyncio
+
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
 

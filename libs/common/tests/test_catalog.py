@@ -10,7 +10,20 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SESSION = SessionRecord("s", "ann", NOW, NOW, tags=("a", "b"), user_metadata={"k": [1]})
 RUN = RunRecord("r", "s", "ann", "base", 8, 32.0, True, True, False, NOW, NOW, {"k": "v"})
 CHECKPOINT = CheckpointRecord(
-    "tinker://r/weights/a", "r", "ann", "weights", "a", "r/weights/a", 7, NOW, "base", 8, 32.0, True, True, False
+    "tinker://r/weights/a",
+    "r",
+    "ann",
+    "weights",
+    "a",
+    "r/weights/a",
+    7,
+    NOW,
+    "base",
+    8,
+    32.0,
+    True,
+    True,
+    False,
 )
 
 

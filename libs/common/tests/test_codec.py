@@ -1,5 +1,7 @@
 """The protobuf codec, against the converters inside the SDK."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tinker
@@ -11,6 +13,7 @@ from tinker.proto.request_conv import forward_backward_request_to_proto
 from tinker.proto.response_conv import deserialize_forward_backward_output
 from tinker.types.forward_backward_input import ForwardBackwardInput
 from tinker.types.forward_backward_request import ForwardBackwardRequest
+
 from tinsmith_common.errors import InvalidInput
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_common.wire.codec import (
@@ -32,10 +35,9 @@ def sdk_body(*datums: tinker.Datum, config: dict[str, float | str] | None = None
 
 
 def datum(targets: torch.Tensor, weights: torch.Tensor) -> tinker.Datum:
-    return tinker.Datum(
-        model_input=tinker.ModelInput.from_ints([5, 6, 7]),
-        loss_fn_inputs={"target_tokens": targets, "weights": weights},
-    )
+    # Raw tensors: the SDK makes sparse ones of them where that is smaller.
+    inputs: Any = {"target_tokens": targets, "weights": weights}
+    return tinker.Datum(model_input=tinker.ModelInput.from_ints([5, 6, 7]), loss_fn_inputs=inputs)
 
 
 def test_our_messages_have_the_sdk_s_fields_and_numbers() -> None:
@@ -92,9 +94,10 @@ def test_a_body_that_is_no_message_says_so() -> None:
         parse_forward_backward(b"\xff\xff not protobuf")
 
 
-def broken(**changes: object) -> pb.ForwardBackwardRequest:
+def broken(**changes: Any) -> pb.ForwardBackwardRequest:
     """A request whose only tensor is `weights`, with the given fields."""
-    tensor = pb.Tensor(**{"dense": b"\0" * 12, "dtype": pb.DTYPE_FLOAT32, "shape": [3], **changes})
+    fields: dict[str, Any] = {"dense": b"\0" * 12, "dtype": pb.DTYPE_FLOAT32, "shape": [3], **changes}
+    tensor = pb.Tensor(**fields)
     chunk = pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=b"\0" * 12))
     item = pb.Datum(model_input=[chunk], loss_fn_inputs={"weights": tensor})
     return pb.ForwardBackwardRequest(model_id="m", seq_id=1, data=[item])

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
 from tinsmith_common.errors import NotFound, PromiseLost
 from tinsmith_common.futures import PROTOBUF, Outcome, PromiseKind
 from tinsmith_common.futures.store import INLINE_LIMIT_BYTES

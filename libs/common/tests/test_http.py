@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
+
 from tinsmith_common.errors import Overloaded
 from tinsmith_common.futures import PROTOBUF, PromiseKind
 from tinsmith_common.http import Caller, install_http
@@ -45,7 +46,9 @@ async def client(tmp_path: Path, stores: Stores) -> AsyncIterator[httpx.AsyncCli
 
 
 @pytest.mark.parametrize("key", ["slime-dev-key", "tml-slime-dev-key"])
-async def test_a_key_with_and_without_its_prefix_is_one_credential(client: httpx.AsyncClient, key: str) -> None:
+async def test_a_key_with_and_without_its_prefix_is_one_credential(
+    client: httpx.AsyncClient, key: str
+) -> None:
     answer = await client.post("/echo", content=b"abc", headers={"X-API-Key": key})
     assert answer.json() == {"bytes": 3, "owner": "local"}
 
@@ -85,8 +88,12 @@ async def test_overload_tells_when_to_come_back(client: httpx.AsyncClient) -> No
 
 
 async def test_the_gateway_s_request_id_comes_back(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/healthz", headers={"x-request-id": "abc-1"})).headers["x-request-id"] == "abc-1"
-    assert len((await client.get("/healthz", headers={"x-request-id": "a b\n"})).headers["x-request-id"]) == 32
+    assert (await client.get("/healthz", headers={"x-request-id": "abc-1"})).headers[
+        "x-request-id"
+    ] == "abc-1"
+    assert (
+        len((await client.get("/healthz", headers={"x-request-id": "a b\n"})).headers["x-request-id"]) == 32
+    )
 
 
 async def test_readiness_follows_the_app_s_state(client: httpx.AsyncClient) -> None:
@@ -112,7 +119,9 @@ async def test_polls_answer_try_again_then_the_result(client: httpx.AsyncClient,
     assert (done.headers["content-type"], done.content) == (PROTOBUF, b"\x01\x02")
 
 
-async def test_a_failed_promise_is_a_200_with_error_and_category(client: httpx.AsyncClient, stores: Stores) -> None:
+async def test_a_failed_promise_is_a_200_with_error_and_category(
+    client: httpx.AsyncClient, stores: Stores
+) -> None:
     await stores.futures.submit("m:1", PromiseKind.OPTIM_STEP, "local")
     await stores.futures.fail("m:1", "bad rank", "user")
     answer = await poll(client, "m:1")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+
 from tinsmith_common.errors import InvalidInput
 from tinsmith_common.settings import TINY_MODEL, CommonSettings, locate_model
 

@@ -1,7 +1,7 @@
 """The one relational store behind futures and catalog: SQLite (WAL) by default, Postgres by URL."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,13 @@ class Database:
                 await asyncio.sleep(0.2 * (attempt + 1))
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self) -> AsyncGenerator[AsyncConnection, None]:
         """A connection for queries."""
         async with self._engine.connect() as connection:
             yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
+    async def write(self) -> AsyncGenerator[AsyncConnection, None]:
         """A transaction, committed on leaving."""
         async with self._write_lock or nullcontext(), self._engine.begin() as connection:
             yield connection

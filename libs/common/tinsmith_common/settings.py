@@ -86,7 +86,7 @@ class CommonSettings(BaseSettings):
             value = json.loads(value)
         if not isinstance(value, list | tuple):
             # ValueError, because pydantic reports only those as problems of the field.
-            raise ValueError('SUPPORTED_MODELS must be a JSON list, e.g. ["tinsmith/tiny-qwen3"]')  # noqa: TRY004
+            raise ValueError('SUPPORTED_MODELS must be a JSON list, e.g. ["tinsmith/tiny-qwen3"]')
         return [{"name": item} if isinstance(item, str) else item for item in value]
 
     @field_validator("supported_models")

@@ -102,6 +102,7 @@ async def test_an_adapter_that_cannot_be_unloaded_does_not_block_the_next() -> N
     await engine.use("a")
     engine.stuck.add("v1")
     assert await engine.use("b") == "v2"
+    assert engine.cache.stuck == 1
 
 
 async def test_a_cancelled_user_lets_go_of_its_adapter() -> None:

@@ -298,9 +298,9 @@ async def test_a_cancelled_request_leaves_the_engine_and_lets_its_adapter_go(
     assert engine.stats()["requests"] == 0
     assert await engine.healthy()
     others = [make_adapter(2, MLP, seed=201 + index) for index in range(PLACES)]
-    async with asyncio.timeout(20):  # well below the unload time limit
-        for other in others:
-            await engine.sample(SampleSpec(_prompt(5), max_tokens=1), other)
+    for other in others:  # each takes the place of an older one, in the end of the abandoned one
+        await engine.sample(SampleSpec(_prompt(5), max_tokens=1), other)
+    assert engine.stats()["adapters_stuck"] == 0
 
 
 @pytest_asyncio.fixture(loop_scope="session")

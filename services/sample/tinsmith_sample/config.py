@@ -17,6 +17,9 @@ class SamplingConfig(CommonSettings):
     sampling_host: str = "0.0.0.0"  # a service in a container listens on all interfaces
     sampling_port: int = Field(default=8001, ge=1, le=65535)
     sampling_device: Literal["auto", "cpu", "cuda"] = "auto"
+    sampling_threads: int | None = Field(
+        default=None, ge=1, description="for CPU work; default: half the cores"
+    )
     sampling_engine_args: dict[str, Any] = Field(default_factory=dict[str, Any])
     max_resident_adapters: int = Field(default=32, ge=1, description="adapters in host memory at a time")
     adapters_per_batch: int = Field(default=8, ge=1, description="different adapters in one forward pass")

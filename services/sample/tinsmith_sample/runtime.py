@@ -23,6 +23,7 @@ def build_engines(config: SamplingConfig) -> dict[str, SGLangEngine]:
                 model_path=config.locate(model),
                 context_length=model.max_context_length,
                 device=config.sampling_device,
+                threads=config.sampling_threads,
                 max_lora_rank=config.max_lora_rank,
                 max_resident_adapters=config.max_resident_adapters,
                 adapters_per_batch=config.adapters_per_batch,

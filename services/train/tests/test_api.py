@@ -1,7 +1,7 @@
 """The app as a library call: real stores, real Ray, real engine, no gateway."""
 
 import importlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import ray
 from fastapi import FastAPI
+
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_train.api import create_app
 from tinsmith_train.config import TrainingConfig
@@ -22,12 +23,14 @@ MODEL = "tinsmith/tiny-qwen3"
 
 
 @asynccontextmanager
-async def running(tmp_path: Path, name: str) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+async def running(tmp_path: Path, name: str) -> AsyncGenerator[tuple[FastAPI, httpx.AsyncClient], None]:
     app = create_app(TrainingConfig(metadata_dir=tmp_path / name, long_poll_s=20))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://train/api/v1", headers=KEY, timeout=60) as client,
+        httpx.AsyncClient(
+            transport=transport, base_url="http://train/api/v1", headers=KEY, timeout=60
+        ) as client,
     ):
         yield app, client
 
@@ -45,7 +48,9 @@ async def result(client: httpx.AsyncClient, promise: dict[str, str]) -> httpx.Re
 async def new_model(client: httpx.AsyncClient) -> str:
     session = await post(client, "/create_session")
     address = {"session_id": session["session_id"], "model_seq_id": 0}
-    promise = await post(client, "/create_model", **address, base_model=MODEL, lora_config={"rank": 4, "seed": 0})
+    promise = await post(
+        client, "/create_model", **address, base_model=MODEL, lora_config={"rank": 4, "seed": 0}
+    )
     return (await result(client, promise)).json()["model_id"]
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tinsmith_train.config import TrainingConfig
 
 NAMES = {

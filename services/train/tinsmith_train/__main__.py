@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from tinsmith_common.http import serve
-
 from tinsmith_train.api import create_app
 from tinsmith_train.config import load_config
 

@@ -4,18 +4,18 @@
 as a program wants, which share nothing.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+
 from tinsmith_common.errors import TinsmithError
 from tinsmith_common.http import install_http
 from tinsmith_common.http.application import API_PREFIX
 from tinsmith_common.observability import configure_logging, get_logger
 from tinsmith_common.stores import Stores
-
 from tinsmith_train.config import TrainingConfig, load_config
 from tinsmith_train.routers import api_router
 from tinsmith_train.runtime import Runtime
@@ -38,7 +38,7 @@ def create_app(config: TrainingConfig | None = None) -> FastAPI:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     stores: Stores = app.state.stores
     runtime: Runtime = app.state.runtime
     await stores.open()

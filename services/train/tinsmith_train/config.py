@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
+
 from tinsmith_common.settings import CommonSettings
 
 
 class TrainingConfig(CommonSettings):
     """What the train service can be told, by environment, file (`from_file`) or keyword."""
 
-    training_host: str = "0.0.0.0"  # noqa: S104  (a service in a container listens on all interfaces)
+    training_host: str = "0.0.0.0"
     training_port: int = Field(default=8000, ge=1, le=65535)
     ray_address: str | None = Field(default=None, description="of a running cluster; default: start one here")
     ray_namespace: str = "tinsmith"

@@ -5,15 +5,15 @@ from datetime import timedelta
 
 import ray
 from prometheus_client import CollectorRegistry
+
 from tinsmith_common.errors import EngineFailure
 from tinsmith_common.observability import get_logger
 from tinsmith_common.settings import SupportedModel
 from tinsmith_common.stores import Stores
-
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.backends.embedded import EmbeddedBackend, EmbeddedConfig
 from tinsmith_train.config import TrainingConfig
-from tinsmith_train.engine.trainer import TrainerLimits
+from tinsmith_train.engine.types import TrainerLimits
 from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.scheduler.scheduler import Scheduler
 from tinsmith_train.services.container import Services

@@ -26,7 +26,7 @@ def _time(*, nullable: bool = False, index: bool = False) -> Any:
 class SessionRow(SQLModel, table=True):
     """See `SessionRecord`."""
 
-    __tablename__ = "sessions"
+    __tablename__: Any = "sessions"
 
     id: str = Field(primary_key=True)
     owner: str = Field(index=True)
@@ -45,7 +45,7 @@ class SessionRow(SQLModel, table=True):
 class RunRow(SQLModel, table=True):
     """See `RunRecord`."""
 
-    __tablename__ = "training_runs"
+    __tablename__: Any = "training_runs"
 
     id: str = Field(primary_key=True)
     session_id: str = Field(index=True)
@@ -65,7 +65,7 @@ class RunRow(SQLModel, table=True):
 class CheckpointRow(SQLModel, table=True):
     """See `CheckpointRecord`."""
 
-    __tablename__ = "checkpoints"
+    __tablename__: Any = "checkpoints"
 
     path: str = Field(primary_key=True)
     run_id: str = Field(index=True)
@@ -89,7 +89,7 @@ class CheckpointRow(SQLModel, table=True):
 class SamplingSessionRow(SQLModel, table=True):
     """See `SamplingSessionRecord`."""
 
-    __tablename__ = "sampling_sessions"
+    __tablename__: Any = "sampling_sessions"
 
     id: str = Field(primary_key=True)
     session_id: str = Field(index=True)

@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class CheckpointStore:
         shutil.rmtree(staging, ignore_errors=True)
 
     @contextmanager
-    def write(self, key: str) -> Iterator[Path]:
+    def write(self, key: str) -> Generator[Path, None, None]:
         """A temporary folder that becomes `key`'s when the block ends without an error."""
         staging = self.begin(key)
         try:

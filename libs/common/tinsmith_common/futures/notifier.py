@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from tinsmith_common.futures.types import Outcome
@@ -15,7 +15,7 @@ class Notifier:
         self._waiters: defaultdict[str, set[asyncio.Future[Outcome]]] = defaultdict(set)
 
     @contextmanager
-    def subscribe(self, request_id: str) -> Iterator[asyncio.Future[Outcome]]:
+    def subscribe(self, request_id: str) -> Generator[asyncio.Future[Outcome], None, None]:
         """A future that resolves with the outcome if it is published meanwhile."""
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiters[request_id].add(waiter)

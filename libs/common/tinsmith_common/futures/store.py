@@ -57,7 +57,7 @@ class FutureStore:
         async with self._database.write() as connection:
             created = (await connection.execute(statement)).rowcount == 1
             if not created:
-                query = select(PromiseRow.owner).where(_row(request_id))
+                query = select(_column(PromiseRow.owner)).where(_row(request_id))
                 known_owner = (await connection.execute(query)).scalar_one()
                 if known_owner != owner:
                     raise NotFound(f"{request_id} belongs to another account")
@@ -123,7 +123,9 @@ class FutureStore:
         """Forget promises that ended longer than `age` ago. Returns how many."""
         old = _column(PromiseRow.finished_at) < datetime.now(UTC) - age
         async with self._database.read() as connection:
-            rows = (await connection.execute(select(PromiseRow.request_id).where(old))).scalars().all()
+            rows = (
+                (await connection.execute(select(_column(PromiseRow.request_id)).where(old))).scalars().all()
+            )
         for request_id in rows:
             await asyncio.to_thread(self._forget_blobs, request_id)
         async with self._database.write() as connection:

@@ -1,6 +1,7 @@
 """The promise table."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Column, DateTime, LargeBinary
 from sqlmodel import Field, SQLModel
@@ -9,7 +10,7 @@ from sqlmodel import Field, SQLModel
 class PromiseRow(SQLModel, table=True):
     """One promise. Bodies over a limit live in the blob store, under the request id."""
 
-    __tablename__ = "promises"
+    __tablename__: Any = "promises"
 
     request_id: str = Field(primary_key=True)
     kind: str

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -159,14 +160,14 @@ def _decode_csr(csr: pb.SparseCsr, code: str, shape: tuple[int, ...], where: str
     rising = crow.size == shape[0] + 1 and crow[0] == 0 and bool((np.diff(crow) >= 0).all())
     if not rising or crow[-1] != values.size or columns.size != values.size:
         raise InvalidInput(f"{where}: crow_indices, col_indices and values do not fit each other")
-    if columns.size and not (0 <= columns.min() and columns.max() < shape[1]):
+    if columns.size and (columns.min() < 0 or columns.max() >= shape[1]):
         raise InvalidInput(f"{where}: col_indices must lie in [0, {shape[1]})")
     dense = np.zeros(shape, dtype=values.dtype)
     dense[np.repeat(np.arange(shape[0]), np.diff(crow)), columns] = values
     return dense
 
 
-def _from_bytes(data: bytes, code: str, where: str) -> NDArray[np.generic]:
+def _from_bytes(data: bytes, code: str, where: str) -> NDArray[Any]:
     dtype = np.dtype(code)
     if len(data) % dtype.itemsize:
         raise InvalidInput(f"{where}: {len(data)} bytes are no whole number of {dtype.name} values")

@@ -38,6 +38,8 @@ class AdapterCache:
         self._residents: OrderedDict[str, _Resident] = OrderedDict()
         self._versions = itertools.count(1)
         self._changed = asyncio.Condition()
+        self.stuck = 0
+        """Adapters that could not be unloaded."""
 
     def __len__(self) -> int:
         return len(self._residents)
@@ -45,6 +47,7 @@ class AdapterCache:
     def forget(self) -> None:
         """The engine was replaced and holds nothing."""
         self._residents.clear()
+        self.stuck = 0
 
     @asynccontextmanager
     async def use(self, adapter: Adapter) -> AsyncGenerator[str]:
@@ -96,4 +99,5 @@ class AdapterCache:
             await self._unload(resident.name)
         except TinsmithError as error:
             # Its name is never used again, so all it costs is memory until the engine restarts.
+            self.stuck += 1
             _log.warning("adapter %s could not be unloaded: %s", resident.name, error.message)

@@ -36,12 +36,14 @@ class EngineConfig:
     """How one base model is served.
 
     `model_path` is a folder or a hub id; `context_length` in tokens (None: the model's own); `device` is auto,
-    cpu or cuda. `engine_args` go to SGLang's `ServerArgs` by name and win over everything chosen here.
+    cpu or cuda; `threads` for CPU work (None: half the cores). `engine_args` go to SGLang's `ServerArgs` by name
+    and win over everything chosen here.
     """
 
     model_path: str
     context_length: int | None = None
     device: str = "auto"
+    threads: int | None = None
     max_lora_rank: int = 64
     max_resident_adapters: int = 32
     adapters_per_batch: int = 8
@@ -103,11 +105,12 @@ class SGLangEngine:
         return None if self._process is None else self._process.pid
 
     def stats(self) -> Mapping[str, float]:
-        """Requests in the engine, tokens sampled since the start, adapters resident."""
+        """Requests in the engine, tokens sampled since the start, adapters resident and stuck."""
         return {
             "requests": 0 if self._process is None else self._process.open_orders,
             "sampled_tokens": self._sampled_tokens,
             "adapters": len(self._adapters),
+            "adapters_stuck": self._adapters.stuck,
         }
 
     async def sample(self, spec: SampleSpec, adapter: Adapter | None = None) -> SampleResult:
@@ -163,7 +166,9 @@ class SGLangEngine:
             _log.error("the engine process ended; starting another")
             await self._process.stop()
         self._adapters.forget()
-        process, ready = await EngineProcess.launch(self._launch_order(), self.config.start_timeout_s)
+        process, ready = await EngineProcess.launch(
+            self._launch_order(), threads=self.config.threads, timeout_s=self.config.start_timeout_s
+        )
         self._limits = EngineLimits(vocab_size=ready.vocab_size, context_length=ready.context_length)
         self._process = process
         return process

@@ -10,8 +10,8 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tinsmith_train.engine.model import prepare_base_model
-from tinsmith_train.engine.trainer import LoraTrainer, TrainerLimits
-from tinsmith_train.engine.types import Datum, LoraSpec
+from tinsmith_train.engine.trainer import LoraTrainer
+from tinsmith_train.engine.types import Datum, LoraSpec, TrainerLimits
 
 VOCAB = 67
 

@@ -6,8 +6,15 @@ import torch
 from torch import Tensor
 
 from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound
-from tinsmith_train.engine.trainer import LoraTrainer, TrainerLimits
-from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, ForwardBackwardResult, LoraSpec
+from tinsmith_train.engine.trainer import LoraTrainer
+from tinsmith_train.engine.types import (
+    AdamParams,
+    Datum,
+    ForwardBackward,
+    ForwardBackwardResult,
+    LoraSpec,
+    TrainerLimits,
+)
 
 from .conftest import MakeDatum, MakeTrainer, assert_same_gradient
 

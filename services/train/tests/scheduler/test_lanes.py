@@ -1,6 +1,7 @@
 """Lanes release operations strictly by `seq_id`."""
 
 import numpy as np
+
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.types import Datum, ForwardBackward
 from tinsmith_train.scheduler.lanes import Lane

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
+
 from tinsmith_common.errors import InvalidInput, TinsmithError
 from tinsmith_common.futures import FutureStore, Outcome, PromiseKind
 from tinsmith_common.settings import CommonSettings
@@ -59,7 +60,9 @@ class RecordingBackend:
             error, self.fail_next = self.fail_next, None
             raise error
         return [
-            InvalidInput("unknown loss") if item.loss == "bad" else ForwardBackwardResult((), {"loss:sum": 1.0})
+            InvalidInput("unknown loss")
+            if item.loss == "bad"
+            else ForwardBackwardResult((), {"loss:sum": 1.0})
             for item in batch
         ]
 
@@ -164,7 +167,7 @@ async def test_an_unexpected_error_fails_the_operation_as_the_server_s_fault(ben
     bench.backend.fail_next = ZeroDivisionError("boom")
     outcome = await bench.outcome(await bench.submit("a", 0, a_pass("a")))
     assert outcome.category == "server"
-    assert outcome.error is not None and "ZeroDivisionError" in outcome.error
+    assert "ZeroDivisionError" in str(outcome.error)
     assert (await bench.outcome(await bench.submit("a", 1, a_pass("a")))).payload == b"done"
 
 

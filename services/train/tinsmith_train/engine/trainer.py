@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +24,11 @@ from tinsmith_train.engine.types import (
     ForwardBackwardResult,
     LoraSpec,
     ModelInfo,
+    TrainerLimits,
 )
 from tinsmith_train.engine.validation import CheckedItem, check_adam, check_item, check_lora
 
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class TrainerLimits:
-    """Memory of a pass.
-
-    tokens_per_pass:  tokens in one packed row; a longer sequence gets a row of its own.
-    logits_chunk_mib: fp32 logits computed at a time.
-    logits_keep_mib:  log-softmax kept for the backward pass, which is computed again when it would be larger.
-    """
-
-    tokens_per_pass: int = 8192
-    logits_chunk_mib: int = 64
-    logits_keep_mib: int = 1024
 
 
 class _NotFinite(Exception):

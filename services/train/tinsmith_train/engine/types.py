@@ -79,3 +79,17 @@ class ModelInfo:
     vocab_size: int
     max_context_length: int
     num_parameters: int
+
+
+@dataclass(frozen=True)
+class TrainerLimits:
+    """Memory of a pass.
+
+    tokens_per_pass:  tokens in one packed row; a longer sequence gets a row of its own.
+    logits_chunk_mib: fp32 logits computed at a time.
+    logits_keep_mib:  log-softmax kept for the backward pass, which is computed again when it would be larger.
+    """
+
+    tokens_per_pass: int = 8192
+    logits_chunk_mib: int = 64
+    logits_keep_mib: int = 1024

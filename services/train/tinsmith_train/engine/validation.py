@@ -138,7 +138,9 @@ def _check_ids(where: str, ids: NDArray[np.int64], vocab_size: int) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocab_size:
         bad = low if low < 0 else high
-        raise InvalidInput(f"{where} holds the token id {bad}: this model's vocabulary is 0 to {vocab_size - 1}")
+        raise InvalidInput(
+            f"{where} holds the token id {bad}: this model's vocabulary is 0 to {vocab_size - 1}"
+        )
 
 
 def _check_input(where: str, values: NDArray[Any], shape: tuple[int, ...]) -> FloatArray:

@@ -1,6 +1,7 @@
 """What a client asks before anything else."""
 
 from fastapi import APIRouter
+
 from tinsmith_common.wire.service import (
     ClientConfigRequest,
     ClientConfigResponse,
@@ -10,7 +11,6 @@ from tinsmith_common.wire.service import (
     TelemetryRequest,
     TelemetryResponse,
 )
-
 from tinsmith_train.routers.dependencies import Caller, ServicesDep
 
 router = APIRouter(tags=["bootstrap"])

@@ -5,11 +5,11 @@ from typing import Annotated, Any, cast
 
 from fastapi import Depends, Query, Request
 from pydantic import ValidationError
+
 from tinsmith_common.errors import InvalidInput
 from tinsmith_common.http import Caller
 from tinsmith_common.http.errors import describe_validation
 from tinsmith_common.wire.training import OperationAddress
-
 from tinsmith_train.services.container import Services
 
 

@@ -1,9 +1,9 @@
 """Models."""
 
 from fastapi import APIRouter
+
 from tinsmith_common.wire.futures import Promise
 from tinsmith_common.wire.training import CreateModelRequest, GetInfoRequest, GetInfoResponse
-
 from tinsmith_train.routers.dependencies import Caller, ServicesDep
 
 router = APIRouter(tags=["models"])

@@ -1,8 +1,8 @@
 """Training runs and their checkpoints."""
 
 from fastapi import APIRouter
-from tinsmith_common.wire.runs import CheckpointsResponse, SetTtlRequest, TrainingRun, TrainingRunsResponse
 
+from tinsmith_common.wire.runs import CheckpointsResponse, SetTtlRequest, TrainingRun, TrainingRunsResponse
 from tinsmith_train.routers.dependencies import Caller, Limit, Offset, ServicesDep
 
 router = APIRouter(tags=["runs"])

@@ -1,6 +1,7 @@
 """Sessions."""
 
 from fastapi import APIRouter
+
 from tinsmith_common.wire.sessions import (
     CreateSessionRequest,
     CreateSessionResponse,
@@ -10,7 +11,6 @@ from tinsmith_common.wire.sessions import (
     SessionHeartbeatRequest,
     SessionHeartbeatResponse,
 )
-
 from tinsmith_train.routers.dependencies import Caller, Limit, Offset, ServicesDep
 
 router = APIRouter(tags=["sessions"])

@@ -1,8 +1,8 @@
 """forward_backward and optim_step. Both answer at once; the work is done in the model's lane."""
 
 from fastapi import APIRouter
-from tinsmith_common.wire.futures import Promise
 
+from tinsmith_common.wire.futures import Promise
 from tinsmith_train.routers.dependencies import Address, Body, Caller, ServicesDep
 
 router = APIRouter(tags=["training"])

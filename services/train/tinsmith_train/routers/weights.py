@@ -1,10 +1,10 @@
 """Saving and loading weights."""
 
 from fastapi import APIRouter
+
 from tinsmith_common.wire.futures import Promise
 from tinsmith_common.wire.training import OperationAddress
 from tinsmith_common.wire.weights import LoadWeightsRequest, WeightsInfoRequest, WeightsInfoResponse
-
 from tinsmith_train.routers.dependencies import Address, Body, Caller, ServicesDep
 
 router = APIRouter(tags=["weights"])

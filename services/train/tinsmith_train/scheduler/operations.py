@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from tinsmith_common.errors import TinsmithError
 from tinsmith_common.futures import JSON, PROTOBUF
-
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.types import ForwardBackward, ForwardBackwardResult
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from tinsmith_common.errors import EngineFailure, TinsmithError
 from tinsmith_common.futures import FutureStore
 from tinsmith_common.observability import get_logger
-
 from tinsmith_train.backends.base import TrainBackend, WorkerLost
 from tinsmith_train.engine.types import ForwardBackwardResult
 from tinsmith_train.scheduler.lanes import Lane

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from tinsmith_common.stores import Stores
-
 from tinsmith_train.config import TrainingConfig
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.models import ModelService

@@ -15,7 +15,6 @@ from tinsmith_common.wire.training import (
     OptimizerConfig,
 )
 from tinsmith_common.wire.weights import LoadWeightsRequest, LoadWeightsResult
-
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.types import LoraSpec
 from tinsmith_train.scheduler.operations import Operation, Task

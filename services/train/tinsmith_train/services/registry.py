@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from tinsmith_common.catalog import RunRecord
 from tinsmith_common.errors import InvalidInput
-
 from tinsmith_train.engine.types import ModelInfo
 from tinsmith_train.scheduler.scheduler import Scheduler
 

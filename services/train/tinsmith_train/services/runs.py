@@ -12,7 +12,6 @@ from tinsmith_common.wire.runs import (
     TrainingRun,
     TrainingRunsResponse,
 )
-
 from tinsmith_train.services.checkpoints import CheckpointService
 
 

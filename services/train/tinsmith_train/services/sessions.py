@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from tinsmith_common.catalog import Catalog, Page, SessionRecord
 from tinsmith_common.errors import NotFound
 from tinsmith_common.wire.sessions import CreateSessionRequest, FinishSessionRequest, GetSessionResponse
-
 from tinsmith_train.services.models import ModelService
 
 

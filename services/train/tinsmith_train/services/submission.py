@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from tinsmith_common.catalog import Catalog
 from tinsmith_common.errors import InvalidInput, TinsmithError
 from tinsmith_common.futures import FutureStore, PromiseKind
-
 from tinsmith_train.scheduler.operations import Operation, Pass, Rejected, Task
 from tinsmith_train.services.registry import ModelRegistry
 

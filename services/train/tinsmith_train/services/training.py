@@ -2,6 +2,7 @@
 
 import numpy as np
 from pydantic import ValidationError
+
 from tinsmith_common.errors import InvalidInput
 from tinsmith_common.futures import PromiseKind
 from tinsmith_common.http.errors import describe_validation
@@ -12,7 +13,6 @@ from tinsmith_common.wire.codec import (
     parse_forward_backward,
 )
 from tinsmith_common.wire.training import OperationAddress, OptimStepRequest, OptimStepResult
-
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, ForwardBackwardResult
 from tinsmith_train.scheduler.operations import Pass, Task

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+
 from tinsmith_common.catalog import Catalog, RunRecord, SamplingSessionRecord
 from tinsmith_common.checkpoints import CheckpointKind, TinkerPath, check_name
 from tinsmith_common.errors import InvalidInput
@@ -21,7 +22,6 @@ from tinsmith_common.wire.weights import (
     SaveWeightsResult,
     WeightsInfoResponse,
 )
-
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.scheduler.operations import Task
 from tinsmith_train.services.checkpoints import CheckpointService

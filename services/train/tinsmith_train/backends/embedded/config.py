@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tinsmith_train.engine.trainer import TrainerLimits
+from tinsmith_train.engine.types import TrainerLimits
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "bfloat16"]
