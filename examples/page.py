@@ -1,13 +1,21 @@
 """The report as one HTML file: no scripts, nothing from the network, light or dark as the reader prefers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from examples.chart import STYLE, Chart, inline
-from examples.results import Sample
+from examples.results import Answer, Sample
 
-Section = tuple[Chart, list[Sample], str]
-"""A curve, the samples below it and their heading."""
+
+@dataclass(frozen=True)
+class Section:
+    """Samples under a heading; `score` names what their answers are scored by."""
+
+    heading: str
+    score: str
+    samples: Sequence[Sample]
+
 
 _STYLE = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#1b1f24;--soft:#626b75;--rule:#e3e6ea;--right:#15803d}
@@ -30,6 +38,7 @@ th{text-align:left;font-weight:500;color:var(--soft)}
 th,td{padding:7px 12px 7px 0;border-top:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere}
 tr:first-child th{border-top:0}
 .right{color:var(--right);font-weight:600}
+.score{font-variant-numeric:tabular-nums;color:var(--soft)}
 .scroll{overflow-x:auto}
 footer{margin-top:28px;color:var(--soft);font-size:13px}
 """
@@ -39,11 +48,12 @@ def page(
     figures: Mapping[str, float],
     seconds: Mapping[str, float],
     versions: Mapping[str, str],
+    charts: Sequence[Chart],
     sections: Sequence[Section],
 ) -> str:
     """The whole page: the figures, both curves, the samples, and what it was measured with."""
-    curves = "".join(f'<div class="card">{inline(chart)}</div>' for chart, _, _ in sections)
-    samples = "".join(_samples(heading, rows) for _, rows, heading in sections)
+    curves = "".join(f'<div class="card">{inline(chart)}</div>' for chart in charts)
+    samples = "".join(_samples(section) for section in sections)
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -74,25 +84,26 @@ def _figures(figures: Mapping[str, float]) -> str:
     return "".join(f'<div class="card"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
 
 
-def _samples(heading: str, samples: Sequence[Sample]) -> str:
+def _samples(section: Section) -> str:
     rows = "".join(
         f"<tr><td>{escape(sample.question)}</td><td>{escape(sample.reference)}</td>"
-        f"<td>{_replies(sample, sample.before)}</td><td>{_replies(sample, sample.after)}</td></tr>"
-        for sample in samples
+        f"{_answer(sample.before)}{_answer(sample.after)}</tr>"
+        for sample in section.samples
     )
-    head = "<tr><th>Question<th>Reference<th>Before<th>After</tr>"
+    head = f"<tr><th>Question<th>Reference<th>Before<th>{section.score}<th>After<th>{section.score}</tr>"
     return (
-        f'<div class="row"><div class="card"><h2>{escape(heading)}</h2>'
+        f'<div class="row"><div class="card"><h2>{escape(section.heading)}</h2>'
         f'<div class="scroll"><table>{head}{rows}</table></div></div></div>'
     )
 
 
-def _replies(sample: Sample, replies: Sequence[str]) -> str:
-    """The replies one below the other; one that is the reference is marked."""
-    return "<br>".join(
-        f'<span class="right">{escape(reply)}</span>' if reply == sample.reference else escape(reply) or "–"
-        for reply in replies
+def _answer(answer: Answer) -> str:
+    """Two cells: the replies one below the other, right ones marked, and their score."""
+    replies = "<br>".join(
+        f'<span class="right">{escape(reply.text)}</span>' if reply.right else escape(reply.text)
+        for reply in answer.replies
     )
+    return f'<td>{replies}</td><td class="score">{answer.score:.2f}</td>'
 
 
 def _footer(seconds: Mapping[str, float], versions: Mapping[str, str]) -> str:

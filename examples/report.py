@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from examples.chart import Chart, standalone
-from examples.page import page
-from examples.results import Point, ResumeResult, RlResult, Sample, SftResult
+from examples.page import Section, page
+from examples.results import Answer, Point, Reply, ResumeResult, RlResult, Sample, SftResult
 
 PACKAGES = ("tinker", "tinker-cookbook", "torch", "transformers")
 
@@ -68,7 +68,15 @@ def read(path: Path) -> Report:
 
 def _with_points(values: dict[str, Any]) -> dict[str, Any]:
     curve = [Point(**point) for point in values["curve"]]
-    return values | {"curve": curve, "samples": [Sample(**sample) for sample in values["samples"]]}
+    return values | {"curve": curve, "samples": [_sample(**sample) for sample in values["samples"]]}
+
+
+def _sample(before: dict[str, Any], after: dict[str, Any], **values: Any) -> Sample:
+    return Sample(before=_answer(**before), after=_answer(**after), **values)
+
+
+def _answer(replies: list[dict[str, Any]], score: float) -> Answer:
+    return Answer([Reply(**reply) for reply in replies], score)
 
 
 def charts(report: Report) -> list[Chart]:
@@ -97,10 +105,18 @@ def charts(report: Report) -> list[Chart]:
 def to_page(report: Report) -> str:
     """The report as one HTML file that needs nothing else."""
     sections = [
-        (charts(report)[0], report.sft.samples, "Replies to held-out questions, the most probable one"),
-        (charts(report)[1], report.rl.samples, "Answers to held-out sums, sampled at temperature 1"),
+        Section(
+            "Held-out questions: the most probable reply, and the NLL of the reference",
+            "NLL",
+            report.sft.samples,
+        ),
+        Section(
+            "Held-out sums: answers sampled at temperature 1, and their mean reward",
+            "reward",
+            report.rl.samples,
+        ),
     ]
-    return page(report.figures, report.seconds, report.versions, sections)
+    return page(report.figures, report.seconds, report.versions, charts(report), sections)
 
 
 def main() -> None:

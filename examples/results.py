@@ -12,13 +12,29 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Reply:
+    """What the model wrote to a question, and whether it is the right answer."""
+
+    text: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The replies of one set of weights to a question, and their score: an NLL or a mean reward."""
+
+    replies: list[Reply]
+    score: float
+
+
+@dataclass(frozen=True)
 class Sample:
-    """What the model wrote to one question before and after training."""
+    """A question that the model did not learn from, answered before and after training."""
 
     question: str
     reference: str
-    before: list[str]
-    after: list[str]
+    before: Answer
+    after: Answer
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tinker_cookbook.rl.types import Trajectory, TrajectoryGroup, Transition
 from examples.arguments import parse_into
 from examples.client import connect, new_model, renderer_of, reply_text
 from examples.progress import Progress, say
-from examples.results import Point, RlResult, Sample
+from examples.results import Answer, Point, Reply, RlResult, Sample
 
 Sum = tuple[int, int]
 
@@ -38,10 +38,10 @@ REWARD_AFTER = 0.8
 class RlConfig:
     """How to reinforce."""
 
-    iterations: int = field(default=14, metadata={"help": "rounds of sampling and training"})
+    iterations: int = field(default=15, metadata={"help": "rounds of sampling and training"})
     sums: int = field(default=32, metadata={"help": "different sums per iteration"})
     group_size: int = field(default=8, metadata={"help": "answers sampled per sum, compared with each other"})
-    held_out: int = field(default=64, metadata={"help": "sums, of 441, that are only measured"})
+    held_out: int = field(default=48, metadata={"help": "sums, of 441, that are only measured"})
     learning_rate: float = field(default=3e-3, metadata={"help": "of every step"})
     rank: int = field(default=32, metadata={"help": "of the LoRA matrices"})
     max_tokens: int = field(default=16, metadata={"help": "of an answer"})
@@ -179,14 +179,16 @@ def compare(
 ) -> list[Sample]:
     """The first answers to the first sums."""
 
-    def answers(group: TrajectoryGroup) -> list[str]:
-        first = group.trajectories_G[:SAMPLED_REPLIES]
-        return [reply_text(renderer, trajectory.transitions[0].ac.tokens) for trajectory in first]
+    def answer(group: TrajectoryGroup) -> Answer:
+        turns = [trajectory.transitions[0] for trajectory in group.trajectories_G[:SAMPLED_REPLIES]]
+        replies = [
+            Reply(reply_text(renderer, turn.ac.tokens), turn.metrics["correct"] == 1) for turn in turns
+        ]
+        return Answer(replies, mean_reward([group]))
 
     rows = list(zip(sums, before, after, strict=True))[:SAMPLED_SUMS]
     return [
-        Sample(f"What is {x} + {y}?", str(x + y), answers(first), answers(last))
-        for (x, y), first, last in rows
+        Sample(f"What is {x} + {y}?", str(x + y), answer(first), answer(last)) for (x, y), first, last in rows
     ]
 
 

@@ -15,7 +15,7 @@ from tinker_cookbook.supervised.data import conversation_to_datum
 from examples.arguments import parse_into
 from examples.client import connect, new_model, renderer_of, reply_text
 from examples.progress import Progress, say
-from examples.results import Point, Sample, SftResult
+from examples.results import Answer, Point, Reply, Sample, SftResult
 
 Conversation = list[renderers.Message]
 
@@ -30,7 +30,7 @@ class SftConfig:
     epochs: int = field(default=6, metadata={"help": "passes over the conversations"})
     batch_size: int = field(default=20, metadata={"help": "conversations per optimizer step"})
     held_out: int = field(default=28, metadata={"help": "conversations, of 128, that are only measured"})
-    learning_rate: float = field(default=2e-3, metadata={"help": "at first; it falls linearly to 0"})
+    learning_rate: float = field(default=3e-3, metadata={"help": "at first; it falls linearly to 0"})
     rank: int = field(default=32, metadata={"help": "of the LoRA matrices"})
     max_length: int = field(default=512, metadata={"help": "tokens of a conversation; the rest is cut off"})
     seed: int = field(default=0, metadata={"help": "of the split and of the starting weights"})
@@ -48,7 +48,7 @@ def run(service: tinker.ServiceClient, config: SftConfig) -> SftResult:
     measured = to_datums(held_out, renderer, config.max_length, per_token=True)
     questions = held_out[:SAMPLED_QUESTIONS]
 
-    before = write_replies(trainer, renderer, questions)
+    before = answer(trainer, renderer, questions, measured)
     curve = [Point(0, held_out_nll(trainer, measured))]
     say(f"  held-out NLL before: {curve[0].value:.3f} nats per token")
     progress = Progress(config.epochs)
@@ -57,7 +57,7 @@ def run(service: tinker.ServiceClient, config: SftConfig) -> SftResult:
         curve.append(Point(epoch, held_out_nll(trainer, measured)))
         progress.step(epoch, f"held-out NLL {curve[-1].value:.3f}   training NLL {train_nll:.3f}")
 
-    samples = compare(questions, before, write_replies(trainer, renderer, questions))
+    samples = compare(questions, before, answer(trainer, renderer, questions, measured))
     state_path = trainer.save_state("sft").result().path
     say(f"  saved as {state_path}")
     return SftResult(curve, samples, state_path, time.monotonic() - started)
@@ -120,10 +120,16 @@ def mean_nll(datums: list[tinker.Datum], output: tinker.ForwardBackwardOutput) -
     return compute_mean_nll(logprobs, [datum.loss_fn_inputs["weights"] for datum in datums])
 
 
-def write_replies(
-    trainer: tinker.TrainingClient, renderer: renderers.Renderer, conversations: list[Conversation]
-) -> list[str]:
-    """The most probable reply of the current weights to each conversation's question."""
+def answer(
+    trainer: tinker.TrainingClient,
+    renderer: renderers.Renderer,
+    conversations: list[Conversation],
+    datums: list[tinker.Datum],
+) -> list[Answer]:
+    """The current weights' most probable reply to each conversation's question, and the NLL of the true one.
+
+    `datums` begin with those of the conversations.
+    """
     sampler = trainer.save_weights_and_get_sampling_client().result()
     params = tinker.SamplingParams(
         max_tokens=MAX_REPLY_TOKENS, temperature=0.0, stop=renderer.get_stop_sequences()
@@ -132,18 +138,22 @@ def write_replies(
         sampler.sample(renderer.build_generation_prompt(conversation[:-1]), 1, params)
         for conversation in conversations
     ]
-    return [reply_text(renderer, future.result().sequences[0].tokens) for future in futures]
-
-
-def compare(conversations: list[Conversation], before: list[str], after: list[str]) -> list[Sample]:
-    """Question, reference and the replies, conversation by conversation."""
+    texts = [reply_text(renderer, future.result().sequences[0].tokens) for future in futures]
     return [
-        Sample(
-            question=renderers.get_text_content(conversation[-2]),
-            reference=renderers.get_text_content(conversation[-1]),
-            before=[first],
-            after=[last],
-        )
+        Answer([Reply(text, text == reference(conversation))], held_out_nll(trainer, [datum]))
+        for text, conversation, datum in zip(texts, conversations, datums, strict=False)
+    ]
+
+
+def reference(conversation: Conversation) -> str:
+    """The reply that the conversation ends with."""
+    return renderers.get_text_content(conversation[-1])
+
+
+def compare(conversations: list[Conversation], before: list[Answer], after: list[Answer]) -> list[Sample]:
+    """Question, reference and the answers, conversation by conversation."""
+    return [
+        Sample(renderers.get_text_content(conversation[-2]), reference(conversation), first, last)
         for conversation, first, last in zip(conversations, before, after, strict=True)
     ]
 

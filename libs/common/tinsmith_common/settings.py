@@ -74,6 +74,11 @@ class CommonSettings(BaseSettings):
         return cls(**{key: value for key, value in values.items() if key not in overridden})
 
     @classmethod
+    def load(cls, path: Path | None) -> Self:
+        """The settings of a process: from a file if one is named, and from the environment."""
+        return cls() if path is None else cls.from_file(path)
+
+    @classmethod
     def from_environment(cls) -> frozenset[str]:
         """Names of the settings that the environment sets."""
         present = {key.lower() for key, value in os.environ.items() if value}

@@ -15,7 +15,7 @@ from tinsmith_common.http import install_http
 from tinsmith_common.http.application import API_PREFIX
 from tinsmith_common.observability import configure_logging
 from tinsmith_common.stores import Stores
-from tinsmith_sample.config import SamplingConfig, load_config
+from tinsmith_sample.config import SamplingConfig
 from tinsmith_sample.engines.base import SamplingEngine
 from tinsmith_sample.metrics import SampleMetrics
 from tinsmith_sample.routers import api_router
@@ -73,5 +73,5 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
 def __getattr__(name: str) -> Any:
     # Built when a server asks for it, so that importing this module has no effect.
     if name == "app":
-        return create_app(load_config(None))
+        return create_app()
     raise AttributeError(name)

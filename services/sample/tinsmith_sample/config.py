@@ -1,6 +1,5 @@
 """Settings of the sample service."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -27,8 +26,3 @@ class SamplingConfig(CommonSettings):
     engine_start_timeout_s: float = Field(default=600.0, gt=0)
     engine_check_interval_s: float = Field(default=5.0, gt=0)
     adapter_unload_timeout_s: float = Field(default=30.0, gt=0)
-
-
-def load_config(path: Path | None) -> SamplingConfig:
-    """The configuration of a process: from a file if one is named, and from the environment."""
-    return SamplingConfig.from_file(path) if path is not None else SamplingConfig()

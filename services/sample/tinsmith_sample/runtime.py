@@ -1,7 +1,7 @@
 """What runs beside requests: the engines, their supervision, and work left over from an earlier process."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from fastapi import FastAPI
 
@@ -46,8 +46,6 @@ class Runtime:
         self._engines = engines
         self._sampling = sampling
         self._supervisor: asyncio.Task[None] | None = None
-        self.on_failed_start: Callable[[], None] | None = None
-        """Called when an engine does not come up at the start; without it, starting is tried again."""
 
     def start(self, app: FastAPI) -> None:
         """Begin; `app.state.ready` follows the engines from now on."""
@@ -69,14 +67,16 @@ class Runtime:
             _log.exception("unfinished samples could not be taken up; the next start tries again")
         up_once = False
         while True:
-            app.state.ready = await self._all_healthy(up_once)
+            app.state.ready = await self._all_healthy()
+            if not (app.state.ready or up_once) and app.state.give_up is not None:
+                app.state.give_up()
             if app.state.ready and not up_once:
                 up_once = True
                 self._sampling.open()
                 _log.info("engines ready", models=list(self._engines))
             await asyncio.sleep(self._config.engine_check_interval_s)
 
-    async def _all_healthy(self, up_once: bool) -> bool:
+    async def _all_healthy(self) -> bool:
         """Whether every engine answers. One that has ended is started again."""
         try:
             # One after the other: starting is mostly imports and file reads, which compete for the same cores.
@@ -87,6 +87,4 @@ class Runtime:
             _log.error("an engine is down", reason=error.message)
         except Exception:
             _log.exception("an engine could not be looked after")
-        if not up_once and self.on_failed_start is not None:
-            self.on_failed_start()
         return False

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from tinsmith_common.http import serve
 from tinsmith_train.api import create_app
-from tinsmith_train.config import load_config
+from tinsmith_train.config import TrainingConfig
 
 
 def main() -> None:
     """Read the settings and serve. Exits with 1 when the base models cannot be loaded."""
     parser = argparse.ArgumentParser(prog="tinsmith_train", description=__doc__)
     parser.add_argument("--config", type=Path, help="JSON or YAML settings; the environment wins over it")
-    config = load_config(parser.parse_args().config)
+    config = TrainingConfig.load(parser.parse_args().config)
     sys.exit(serve(create_app(config), config.training_host, config.training_port))
 
 

@@ -16,7 +16,7 @@ from tinsmith_common.http import install_http
 from tinsmith_common.http.application import API_PREFIX
 from tinsmith_common.observability import configure_logging, get_logger
 from tinsmith_common.stores import Stores
-from tinsmith_train.config import TrainingConfig, load_config
+from tinsmith_train.config import TrainingConfig
 from tinsmith_train.routers import api_router
 from tinsmith_train.runtime import Runtime
 from tinsmith_train.services.container import Services
@@ -61,5 +61,5 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
 def __getattr__(name: str) -> Any:
     # Built when a server asks for it, so that importing this module has no effect.
     if name == "app":
-        return create_app(load_config(None))
+        return create_app()
     raise AttributeError(name)

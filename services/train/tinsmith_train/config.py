@@ -1,6 +1,5 @@
 """Settings of the train service."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -25,8 +24,3 @@ class TrainingConfig(CommonSettings):
     )
     session_timeout_s: float = Field(default=1800.0, ge=30, description="without a heartbeat")
     maintenance_interval_s: float = Field(default=30.0, gt=0)
-
-
-def load_config(path: Path | None) -> TrainingConfig:
-    """The configuration of a process: from a file if one is named, and from the environment."""
-    return TrainingConfig.from_file(path) if path is not None else TrainingConfig()

@@ -48,13 +48,12 @@ class Scheduler:
         lane = self._lanes.get(model_id)
         return lane is not None and not lane.closing
 
-    def submit(self, operation: Operation) -> None:
-        """Queue an operation of an open lane."""
-        lane = self._lanes[operation.model_id]
-        if not lane.add(operation):
-            _log.warning("operation repeats a seq_id", request_id=operation.request_id)
+    def submit(self, operation: Operation) -> bool:
+        """Queue an operation of an open lane. False when its `seq_id` has had its turn already."""
+        added = self._lanes[operation.model_id].add(operation)
         self._metrics.queued.set(self._waiting())
         self._arrived.set()
+        return added
 
     async def run(self) -> None:
         """Work until cancelled."""

@@ -1,5 +1,6 @@
 """Which models are loaded, and which scheduler runs each."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -7,6 +8,9 @@ from tinsmith_common.catalog import RunRecord
 from tinsmith_common.errors import InvalidInput
 from tinsmith_train.engine.types import ModelInfo
 from tinsmith_train.scheduler.scheduler import Scheduler
+
+_NOTE_USE_EVERY_S = 5.0
+"""A run's last request is shown in listings only; a write per operation would cost more than the operation."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class ModelRegistry:
 
     bases: Mapping[str, BaseModel] = field(default_factory=dict[str, BaseModel])
     _runs: dict[str, RunRecord] = field(default_factory=dict[str, RunRecord])
+    _noted: dict[str, float] = field(default_factory=dict[str, float])
 
     def base(self, name: str) -> BaseModel:
         """The base model of that name. Raises `InvalidInput` that lists what is served."""
@@ -47,8 +52,17 @@ class ModelRegistry:
         """Who runs this model's operations."""
         return self.bases[run.base_model].scheduler
 
+    def should_note_use(self, model_id: str) -> bool:
+        """Whether the catalog should hear of a use: once in a while, not with every operation."""
+        now = time.monotonic()
+        due = now - self._noted.get(model_id, -_NOTE_USE_EVERY_S) >= _NOTE_USE_EVERY_S
+        if due:
+            self._noted[model_id] = now
+        return due
+
     def remove_session(self, session_id: str) -> Iterator[RunRecord]:
         """Forget and yield the runs of a session."""
         for run in [run for run in self._runs.values() if run.session_id == session_id]:
             del self._runs[run.id]
+            self._noted.pop(run.id, None)
             yield run

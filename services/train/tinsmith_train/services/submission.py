@@ -32,21 +32,29 @@ class Submissions:
         (`model_id`, `seq_id`) answers the same promise and runs nothing.
         """
         request_id = f"{model_id}:{seq_id}"
-        run = self._registry.find(owner, model_id)
         submission = await self._futures.submit(request_id, kind, owner)
         if not submission.created:
             return request_id
+        # From here to the lane without a pause, in which the lane could close.
+        run = self._registry.find(owner, model_id)
         if run is None:
-            error = InvalidInput(
-                f"model {model_id} is not loaded: its session ended, its worker was lost or the server "
-                "restarted; continue from a saved state with create_training_client_from_state"
+            await self._fail(
+                request_id,
+                f"model {model_id} is not loaded: its session ended, its worker was lost or the server restarted; "
+                "continue from a saved state with create_training_client_from_state",
             )
-            await self._futures.fail(request_id, error.message, error.category)
-            return request_id
-        operation = Operation(request_id, model_id, seq_id, _build(build))
-        self._registry.scheduler_of(run).submit(operation)
-        await self._catalog.runs.update(model_id, last_request_at=datetime.now(UTC))
+        elif not self._registry.scheduler_of(run).submit(
+            Operation(request_id, model_id, seq_id, _build(build))
+        ):
+            await self._fail(
+                request_id, f"seq_id {seq_id} of {model_id} has had its turn; go on with a later one"
+            )
+        elif self._registry.should_note_use(model_id):
+            await self._catalog.runs.update(model_id, last_request_at=datetime.now(UTC))
         return request_id
+
+    async def _fail(self, request_id: str, message: str) -> None:
+        await self._futures.fail(request_id, message, InvalidInput.category)
 
 
 def _build(build: Callable[[], Pass | Task]) -> Pass | Task | Rejected:
