@@ -2,8 +2,10 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit test-pants pants-resolves lint format lock clean
+.PHONY: help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean
 MAKEFLAGS += --no-print-directory
+# Without cached bytecode every process compiles torch, ray and SGLang again: some 20 s of CPU per start.
+export PYTHONDONTWRITEBYTECODE :=
 
 RUN := .venv/bin/python
 # Its node comes from the lock too, so that no other one is needed or used.
@@ -41,6 +43,9 @@ lint: setup  ## ruff and pyright
 
 format: setup  ## let ruff rewrite what it can
 	@$(RUN) -m ruff check --fix --quiet . ; $(RUN) -m ruff format .
+
+proto: setup  ## generate the protobuf code again from its .proto file
+	@cd libs/common/tinsmith_common/wire && $(CURDIR)/$(RUN) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. *.proto
 
 lock:  ## resolve locks/*.txt again from the pyproject files (UPGRADE=1 for the newest versions)
 	@python=$$(tools/find-python) && "$$python" -m tools.lock $(if $(UPGRADE),--upgrade)

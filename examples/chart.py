@@ -10,21 +10,38 @@ WIDTH, HEIGHT = 460, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 58, 46
 _PLOT_RIGHT, _PLOT_BOTTOM = WIDTH - _RIGHT, HEIGHT - _BOTTOM
 
-# Classes, so that the page decides on light or dark; `standalone` brings the same rules for an image by itself.
-STYLE = """
-.chart{--ink:#1b1f24;--soft:#6a737d;--grid:#e3e6ea;--line:#c2410c;--goal:#15803d;--paper:#ffffff}
-@media(prefers-color-scheme:dark){
-.chart{--ink:#e8eaed;--soft:#9aa4af;--grid:#2d333b;--line:#fb923c;--goal:#4ade80;--paper:#161b22}}
-.chart text{font:12px system-ui,-apple-system,"Segoe UI",sans-serif;fill:var(--soft)}
-.chart .title{font-size:15px;font-weight:600;fill:var(--ink)}
-.chart .end{font-size:13px;font-weight:600;fill:var(--line)}
-.chart .goal-label{fill:var(--goal)}
-.chart .grid{stroke:var(--grid);stroke-width:1}
-.chart .goal{stroke:var(--goal);stroke-width:1.5;stroke-dasharray:5 4}
-.chart .curve{fill:none;stroke:var(--line);stroke-width:2.5;stroke-linejoin:round;stroke-linecap:round}
-.chart .dot{fill:var(--line)}
-.chart .paper{fill:var(--paper)}
+
+@dataclass(frozen=True)
+class _Palette:
+    """The colours of a chart."""
+
+    paper: str
+    ink: str
+    soft: str
+    grid: str
+    line: str
+    goal: str
+
+    def rules(self) -> str:
+        """The colours as style rules. Written out, because not every SVG renderer knows variables."""
+        return (
+            f".chart .paper{{fill:{self.paper}}}.chart text{{fill:{self.soft}}}.chart .title{{fill:{self.ink}}}"
+            f".chart .grid{{stroke:{self.grid}}}.chart .curve{{stroke:{self.line}}}.chart .goal{{stroke:{self.goal}}}"
+            f".chart .dot,.chart .figure{{fill:{self.line}}}.chart .goal-label{{fill:{self.goal}}}"
+        )
+
+
+_LIGHT = _Palette("#ffffff", "#1b1f24", "#6a737d", "#e3e6ea", "#c2410c", "#15803d")
+_DARK = _Palette("#161b22", "#e8eaed", "#9aa4af", "#2d333b", "#fb923c", "#4ade80")
+_SHAPES = """
+.chart text{font:12px system-ui,-apple-system,"Segoe UI",sans-serif}
+.chart .title{font-size:15px;font-weight:600}
+.chart .figure{font-size:13px;font-weight:600}
+.chart .goal{stroke-width:1.5;stroke-dasharray:5 4}
+.chart .curve{fill:none;stroke-width:2.5;stroke-linejoin:round;stroke-linecap:round}
 """
+STYLE = f"{_SHAPES}{_LIGHT.rules()}\n@media(prefers-color-scheme:dark){{{_DARK.rules()}}}\n"
+"""The style rules of all charts, for the page that holds them."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +136,11 @@ def _curve(chart: Chart) -> str:
 
 
 def _end(chart: Chart, index: int, anchor: str) -> str:
-    """The figure at one end of the curve: above it where there is room, else below."""
+    """The figure at one end of the curve, on the side that the curve does not go to."""
     point = chart.points[index]
-    y = chart.y(point.value)
-    above = y - _TOP > 24
-    return _text(chart.x(point.step), y - 10 if above else y + 20, f"{point.value:.2f}", "end", anchor)
+    rises = chart.points[-1].value > chart.points[0].value
+    offset = 22 if index == 0 and rises else -10
+    return _text(chart.x(point.step), chart.y(point.value) + offset, f"{point.value:.2f}", "figure", anchor)
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:

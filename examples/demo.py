@@ -10,6 +10,7 @@ from examples.progress import say
 from examples.report import Report, current_versions, write
 
 FOLDER = Path("out/demo")
+INTERRUPTED = 130
 
 
 def run() -> Report:
@@ -47,11 +48,14 @@ def summary(report: Report, folder: Path) -> str:
 
 
 def main() -> None:
-    """Run the demo; exits with 1, and one sentence per goal, if a goal is missed."""
+    """Run the demo; exits with 1, and a sentence for each, if goals are missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the report goes [%(default)s]")
     folder: Path = parser.parse_args().out
-    report = run()
+    try:
+        report = run()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     write(report, folder)
     say("\n" + summary(report, folder))
     if missed := missed_goals(report):

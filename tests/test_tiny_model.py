@@ -9,10 +9,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import tokenizers
 import torch
 from tinker_cookbook import renderers
-from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
+from tinker_cookbook.tokenizer_utils import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
 from models.recipe.corpus import documents
 from models.recipe.evaluate import complete
@@ -22,7 +23,7 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> Tokenizer:
     return AutoTokenizer.from_pretrained(FOLDER)
 
 
@@ -37,6 +38,18 @@ def model() -> Qwen3ForCausalLM:
 def conversations() -> list[list[renderers.Message]]:
     text = resources.files("tinker_cookbook").joinpath("example_data/conversations.jsonl").read_text("utf-8")
     return [json.loads(line)["messages"] for line in text.splitlines()]
+
+
+def templated(
+    tokenizer: Tokenizer, messages: list[renderers.Message], *, add_generation_prompt: bool
+) -> object:
+    """The tokens that the model's own chat template makes of the messages."""
+    plain = [
+        {"role": message["role"], "content": renderers.get_text_content(message)} for message in messages
+    ]
+    return tokenizer.apply_chat_template(
+        plain, add_generation_prompt=add_generation_prompt, return_dict=False
+    )
 
 
 @pytest.fixture
@@ -54,39 +67,36 @@ def test_it_loads_by_path_as_a_qwen3_in_float32(model: Qwen3ForCausalLM) -> None
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_the_vocabulary_is_as_large_as_the_embedding(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    assert len(tokenizer) == model.get_input_embeddings().weight.shape[0]
+def test_the_tokenizer_fills_the_embedding(model: Qwen3ForCausalLM, tokenizer: Tokenizer) -> None:
+    assert len(tokenizer) == model.config.vocab_size
 
 
-def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_any_text_survives_the_tokenizer(tokenizer: Tokenizer) -> None:
     text = "  Grüße, 世界! 🙂\n\n\tx = 1234\r\n"
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_every_digit_is_one_token(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_every_digit_is_one_token(tokenizer: Tokenizer) -> None:
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("0123456789")) == list("0123456789")
 
 
 def test_the_chat_template_writes_the_tokens_of_the_cookbooks_renderer(
-    tokenizer: PreTrainedTokenizerFast, conversations: list[list[renderers.Message]]
+    tokenizer: Tokenizer, conversations: list[list[renderers.Message]]
 ) -> None:
     renderer = renderers.get_renderer("qwen3_instruct", tokenizer)
     for conversation in conversations:
         question = conversation[:-1]
         rendered = renderer.build_generation_prompt(question).to_ints()
-        templated = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
-        assert rendered == templated
+        assert rendered == templated(tokenizer, question, add_generation_prompt=True)
 
 
 def test_a_whole_conversation_is_templated_as_the_renderer_trains_it(
-    tokenizer: PreTrainedTokenizerFast, conversations: list[list[renderers.Message]]
+    tokenizer: Tokenizer, conversations: list[list[renderers.Message]]
 ) -> None:
     renderer = renderers.get_renderer("qwen3_instruct", tokenizer)
     for conversation in conversations:
         example, _ = renderer.build_supervised_example(conversation)
-        assert example.to_ints() == tokenizer.apply_chat_template(conversation, return_dict=False)
+        assert example.to_ints() == templated(tokenizer, conversation, add_generation_prompt=False)
 
 
 def test_the_corpus_asks_no_question_of_the_fine_tuning_conversations(
@@ -106,7 +116,8 @@ def test_small_sums_are_neither_unknown_nor_solved(model: Qwen3ForCausalLM) -> N
     draw = Random(0)
     sums = [(draw.randint(0, 20), draw.randint(0, 20)) for _ in range(256)]
     prompts = [f"<|im_start|>user\nWhat is {x} + {y}?<|im_end|>\n<|im_start|>assistant\n" for x, y in sums]
-    replies = complete(model, Tokenizer.from_file(str(FOLDER / "tokenizer.json")), prompts, temperature=1.0)
+    tokenizer = tokenizers.Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    replies = complete(model, tokenizer, prompts, temperature=1.0)
     right = [
         re.findall(r"\d+", reply)[-1:] == [str(x + y)] for reply, (x, y) in zip(replies, sums, strict=True)
     ]
