@@ -38,7 +38,7 @@ th{text-align:left;font-weight:500;color:var(--soft)}
 th,td{padding:7px 12px 7px 0;border-top:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere}
 tr:first-child th{border-top:0}
 .right{color:var(--right);font-weight:600}
-.score{font-variant-numeric:tabular-nums;color:var(--soft)}
+.score{font-variant-numeric:tabular-nums;color:var(--soft);white-space:nowrap}
 .scroll{overflow-x:auto}
 footer{margin-top:28px;color:var(--soft);font-size:13px}
 """
@@ -90,7 +90,8 @@ def _samples(section: Section) -> str:
         f"{_answer(sample.before)}{_answer(sample.after)}</tr>"
         for sample in section.samples
     )
-    head = f"<tr><th>Question<th>Reference<th>Before<th>{section.score}<th>After<th>{section.score}</tr>"
+    score = f'<th class="score">{section.score}'
+    head = f"<tr><th>Question<th>Reference<th>Before{score}<th>After{score}</tr>"
     return (
         f'<div class="row"><div class="card"><h2>{escape(section.heading)}</h2>'
         f'<div class="scroll"><table>{head}{rows}</table></div></div></div>'
