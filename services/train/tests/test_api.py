@@ -106,7 +106,7 @@ async def test_a_killed_training_worker_is_replaced(tmp_path: Path) -> None:
         model_id = await new_model(client)
         before = await loss(client, model_id, 1)
         backend: Any = app.state.runtime._backends[0]
-        ray.kill(backend._actor)
+        ray.kill(backend.actor)
         failed = (await client.post("/forward_backward", content=one_datum(model_id, 2))).json()
         assert (await result(client, failed)).json()["category"] == "server"
         assert await loss(client, await new_model(client), 1) == before

@@ -1,6 +1,8 @@
 """Everything of the train service that runs beside requests: Ray, backends, schedulers, maintenance."""
 
 import asyncio
+import threading
+from concurrent.futures import Future
 from datetime import timedelta
 
 import ray
@@ -97,16 +99,29 @@ class Runtime:
 
 
 def _connect_ray(config: TrainingConfig) -> None:
+    """Join the cluster at `RAY_ADDRESS`, or start one. Once per process: apps share Ray, but no actor."""
     if ray.is_initialized():
         return
+    connected: Future[None] = Future()
+
+    def stay_connected() -> None:
+        try:
+            ray.init(
+                address=config.ray_address,
+                namespace=config.ray_namespace,
+                include_dashboard=False,
+                configure_logging=False,
+            )
+        except BaseException as error:
+            connected.set_exception(error)
+            return
+        connected.set_result(None)
+        # The kernel ends Ray's processes with the thread that started them, so this one never ends.
+        threading.Event().wait()
+
+    threading.Thread(target=stay_connected, name="ray", daemon=True).start()
     try:
-        ray.init(
-            address=config.ray_address,
-            namespace=config.ray_namespace,
-            include_dashboard=False,
-            log_to_driver=True,
-            configure_logging=False,
-        )
+        connected.result()
     except (ConnectionError, RuntimeError) as error:
         where = config.ray_address or "a new local cluster"
         raise EngineFailure(f"cannot reach Ray at {where} (RAY_ADDRESS): {error}") from error
