@@ -11,7 +11,7 @@ pytestmark = pytest.mark.e2e
 
 MODEL = "tinsmith/tiny-qwen3"
 PARITY = 1e-4
-"""fp32 on both sides. Measured maximum: see docs/architecture.md."""
+"""fp32 on both sides; the measured maximum is 1.9e-6, with log-probabilities down to -30."""
 
 
 def trained(service: tinker.ServiceClient, *, unembed: bool = True) -> tinker.TrainingClient:
