@@ -22,6 +22,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def write_service(folder: Path, package: str, text: str) -> None:
     (folder / package).mkdir(exist_ok=True)
+    # Without it the folder would be a namespace package, and an installed service of that name would win.
+    (folder / package / "__init__.py").touch()
     (folder / package / "__main__.py").write_text(text)
 
 
