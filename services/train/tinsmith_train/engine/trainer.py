@@ -231,6 +231,7 @@ class _Collector:
                     "loss:sum": self._losses[number],
                     "num_datums:sum": float(len(item.datums)),
                     "num_tokens:sum": float(sum(len(datum.tokens) for datum in item.datums)),
+                    **item.loss.notices,
                 },
             )
             for number, item in self._items.items()

@@ -89,8 +89,9 @@ def _check_config(name: str, loss: Loss, given: LossConfig) -> Mapping[str, floa
         config[key] = float(value)
     if "clip_low_threshold" in config and config["clip_low_threshold"] > config["clip_high_threshold"]:
         raise InvalidInput("loss_fn_config: clip_low_threshold must not be over clip_high_threshold")
-    if config.get("beta", 0.0) < 0:
-        raise InvalidInput(f"loss_fn_config['beta'] is {config['beta']}: it must be 0 or more")
+    for key in ("beta", "kl_coeff"):
+        if config.get(key, 0.0) < 0:
+            raise InvalidInput(f"loss_fn_config['{key}'] is {config[key]}: it must be 0 or more")
     return config
 
 

@@ -16,6 +16,7 @@ from tinsmith_common.wire.training import OperationAddress, OptimStepRequest, Op
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, ForwardBackwardResult
 from tinsmith_train.scheduler.operations import Pass, Task
+from tinsmith_train.services.provenance import sampled_positions
 from tinsmith_train.services.submission import Submissions
 
 
@@ -33,7 +34,9 @@ class TrainingService:
             request = decode_forward_backward(address.message)
             item = ForwardBackward(
                 adapter_id=request.model_id,
-                datums=tuple(_to_datum(index, datum) for index, datum in enumerate(request.datums)),
+                datums=tuple(
+                    _to_datum(index, datum, request.loss_fn) for index, datum in enumerate(request.datums)
+                ),
                 loss=request.loss_fn,
                 loss_config=request.loss_fn_config,
                 forward_only=request.forward_only,
@@ -61,7 +64,7 @@ class TrainingService:
         )
 
 
-def _to_datum(index: int, datum: WireDatum) -> Datum:
+def _to_datum(index: int, datum: WireDatum, loss: str) -> Datum:
     inputs = dict(datum.loss_fn_inputs)
     targets = inputs.pop("target_tokens", None)
     if targets is None:
@@ -69,6 +72,8 @@ def _to_datum(index: int, datum: WireDatum) -> Datum:
     if targets.dtype != np.int64:
         raise InvalidInput(f"datum {index}: target_tokens must be int64, not {targets.dtype}")
     floats = {name: values.astype(np.float32) for name, values in inputs.items()}
+    if loss == "stable_reinforce":
+        floats["sampled_mask"] = sampled_positions(f"datum {index}", datum, len(targets))
     return Datum(datum.tokens, targets.astype(np.int64), floats)
 
 
