@@ -28,6 +28,7 @@ class Positions:
     inputs:     every input the loss reads, float32 `[M]`, bounds included.
     datum_ids:  int64 `[M]`, the datum of each position, counted from 0.
     num_datums: how many datums there are.
+    first:      the place of the first of them in the submission.
     config:     the loss's options, defaults filled in.
     """
 
@@ -36,20 +37,29 @@ class Positions:
     datum_ids: Tensor
     num_datums: int
     config: Mapping[str, float]
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A summed loss, a scalar, with metrics of its own, summed over datums and named `name:sum` or `name:mean`."""
+
+    loss: Tensor
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Loss:
     """One entry of the registry.
 
-    function:  summed loss, a scalar, from positions.
+    function:  summed loss, a scalar, from positions; may raise `InvalidInput`.
     required:  inputs that must be given; `optional` ones are filled in by `validation`.
     defaults:  options and their values when not given.
     soft_targets: whether targets may be `[N, K]`.
     notices:   metrics that tell the user something about the loss itself, in every result.
     """
 
-    function: Callable[[Positions], Tensor]
+    function: Callable[[Positions], Tensor | Measured]
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     defaults: Mapping[str, float] = field(default_factory=dict)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinsmith_common.errors import InvalidInput
+from tinsmith_train.engine.custom_loss.loss import custom_loss
 from tinsmith_train.engine.losses import CLIP_INPUTS, LOSSES, Loss
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, LoraSpec, LossConfig, ModelInfo
 
@@ -41,7 +42,7 @@ class CheckedItem:
 
 def check_item(item: ForwardBackward, model: ModelInfo) -> CheckedItem:
     """Check a submission against the loss it names and the model. Raises `InvalidInput`."""
-    loss = LOSSES.get(item.loss)
+    loss = custom_loss(item.graph, item.datums) if item.graph else LOSSES.get(item.loss)
     if loss is None:
         raise InvalidInput(f"unknown loss '{item.loss}': use one of {', '.join(LOSSES)}")
     config = _check_config(item.loss, loss, item.loss_config)
