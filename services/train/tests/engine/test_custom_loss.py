@@ -190,13 +190,13 @@ def test_many_tensors_of_allowed_size_are_refused_together() -> None:
 
 def test_the_values_of_a_refused_graph_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     devices: list[str] = []
-    size = execution._size
+    measure = execution.measure
 
     def noting(node: str, result: Any) -> int:
         devices.append(result.device.type)
-        return size(node, result)
+        return measure(node, result)
 
-    monkeypatch.setattr(execution, "_size", noting)
+    monkeypatch.setattr(execution, "measure", noting)
     with pytest.raises(InvalidInput):
         run(nodes_of(call("a", "torch.exp", REF), call("b", "repeat", {"ref": "a"}, BIG, op="call_method")))
     assert devices == ["meta", "meta"]

@@ -20,8 +20,9 @@ def sampled_positions(where: str, datum: WireDatum, rows: int) -> NDArray[np.flo
         )
     _check_tiling(f"{where}: model_input_spans", datum.model_input_spans, len(datum.tokens))
     _check_tiling(f"{where}: loss_fn_input_spans", datum.loss_fn_input_spans, rows)
-    kinds = [span.kind == "sampled" for span in datum.loss_fn_input_spans]
-    return np.repeat(np.float32(kinds), [span.length for span in datum.loss_fn_input_spans])
+    spans = datum.loss_fn_input_spans
+    sampled = np.array([span.kind == "sampled" for span in spans], np.float32)
+    return np.repeat(sampled, [span.length for span in spans])
 
 
 def _check_tiling(where: str, spans: Sequence[WireSpan], size: int) -> None:

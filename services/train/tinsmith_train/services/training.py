@@ -1,6 +1,7 @@
 """forward_backward and optim_step: from wire to lane."""
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from tinsmith_common.errors import InvalidInput, TinsmithError
@@ -95,10 +96,7 @@ def _to_datum(index: int, datum: WireDatum, loss: str) -> Datum:
         raise InvalidInput(f"datum {index}: target_tokens are missing from loss_fn_inputs")
     if targets.dtype != np.int64:
         raise InvalidInput(f"datum {index}: target_tokens must be int64, not {targets.dtype}")
-    typed = {
-        name: values.astype(np.int64 if values.dtype == np.int64 else np.float32)
-        for name, values in inputs.items()
-    }
+    typed: dict[str, NDArray[np.float32] | NDArray[np.int64]] = dict(inputs)
     if loss == "stable_reinforce":
         typed["sampled_mask"] = sampled_positions(f"datum {index}", datum, len(targets))
     return Datum(datum.tokens, targets.astype(np.int64), typed)
@@ -114,5 +112,8 @@ def _adam_params(body: bytes) -> AdamParams:
     except ValidationError as error:
         raise InvalidInput(describe_validation(error)) from error
     if request.adam_params is None:
-        raise InvalidInput("optim_step needs adam_params: this model's optimizer is adamw")
+        given = (request.optimizer_params or {}).get("type")
+        raise InvalidInput(
+            f"optim_step has parameters of {given!r}: this model's optimizer is adamw, which takes adam_params"
+        )
     return AdamParams(**request.adam_params.model_dump())

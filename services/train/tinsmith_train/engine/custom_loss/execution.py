@@ -61,7 +61,7 @@ class GraphRunner:
         for call in self.graph.calls:
             result = self._call(call, values, inputs[0].device)
             values[call.name] = result
-            total += _size(call.name, result)
+            total += measure(call.name, result)
             if total > MAX_TOTAL:
                 raise InvalidInput(f"the custom loss makes over {MAX_TOTAL} elements for one datum")
             clock = self.budget.spend(clock)
@@ -118,8 +118,8 @@ def _check_broadcast(node: str, args: Sequence[Any]) -> None:
         raise InvalidInput(f"node {node!r}: its operands broadcast to {size} elements, over {MAX_ELEMENTS}")
 
 
-def _size(node: str, result: Any) -> int:
-    """Elements of a result. Raises `InvalidInput` on what is too large or of no use."""
+def measure(node: str, result: Any) -> int:
+    """Elements of a result of a node. Raises `InvalidInput` on what is too large or of no use."""
     match result:
         case Tensor():
             if result.numel() > MAX_ELEMENTS or result.is_complex():
@@ -132,7 +132,7 @@ def _size(node: str, result: Any) -> int:
         case int() if abs(result) < 2**63:
             return 0
         case tuple() if len(cast(tuple[Any, ...], result)) <= 64:
-            return sum(_size(node, x) for x in cast(tuple[Any, ...], result))
+            return sum(measure(node, x) for x in cast(tuple[Any, ...], result))
         case _:
             raise InvalidInput(f"node {node!r} makes {_describe(result)}, which a loss cannot use")
 

@@ -74,6 +74,33 @@ def _to(x: Tensor, other: Any = None, *, dtype: Any = None, device: Any = None, 
     return x.to(target) if isinstance(target, torch.dtype) else x
 
 
+def _cast(dtype: torch.dtype) -> Operation:
+    def run(x: Tensor) -> Tensor:
+        return x.to(dtype)
+
+    return run
+
+
+def _type_as(x: Tensor, other: Tensor) -> Tensor:
+    return x.to(other.dtype)
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    return x.contiguous()
+
+
+def _rank(x: Tensor) -> int:
+    return x.ndim
+
+
+def _size(x: Tensor, dim: int | None = None) -> int | torch.Size:
+    return x.size() if dim is None else x.size(dim)
+
+
+def _where(x: Tensor, condition: Tensor, other: Any) -> Tensor:
+    return torch.where(condition, x, other)
+
+
 def _relu(x: Tensor, inplace: bool = False) -> Tensor:
     return torch.relu(x)
 
@@ -93,19 +120,19 @@ def _gather_methods() -> dict[str, Operation]:
     table: dict[str, Operation] = {name: getattr(Tensor, name) for name in names.METHODS}
     table["matmul"] = _plain_matmul(table["matmul"])
     return table | {
-        "bool": lambda x: x.to(torch.bool),
-        "contiguous": lambda x, **_: x.contiguous(),
-        "dim": lambda x: x.ndim,
-        "double": lambda x: x.to(torch.float64),
-        "float": lambda x: x.to(torch.float32),
-        "int": lambda x: x.to(torch.int32),
-        "long": lambda x: x.to(torch.int64),
-        "ndimension": lambda x: x.ndim,
-        "numel": lambda x: x.numel(),
-        "size": lambda x, dim=None: x.size() if dim is None else x.size(dim),
+        "bool": _cast(torch.bool),
+        "contiguous": _contiguous,
+        "dim": _rank,
+        "double": _cast(torch.float64),
+        "float": _cast(torch.float32),
+        "int": _cast(torch.int32),
+        "long": _cast(torch.int64),
+        "ndimension": _rank,
+        "numel": Tensor.numel,
+        "size": _size,
         "to": _to,
-        "type_as": lambda x, other: x.to(other.dtype),
-        "where": lambda x, condition, other: torch.where(condition, x, other),
+        "type_as": _type_as,
+        "where": _where,
     }
 
 
