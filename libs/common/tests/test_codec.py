@@ -17,6 +17,7 @@ from tinker.types.forward_backward_request import ForwardBackwardRequest
 from tinsmith_common.errors import InvalidInput
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_common.wire.codec import (
+    WireSpan,
     decode_forward_backward,
     encode_forward_backward_output,
     parse_forward_backward,
@@ -111,7 +112,8 @@ def broken(**changes: Any) -> pb.ForwardBackwardRequest:
         ({"shape": [4]}, "do not fill the shape"),
         ({"shape": [-3]}, "shape must be"),
         ({"shape": [3, 1, 1]}, "shape must be"),
-        ({"shape": []}, "shape must be"),
+        ({"shape": [1, 1, 3]}, "shape must be"),
+        ({"shape": []}, "do not fill"),
         ({"dense": b"\0" * 11}, "no whole number"),
     ],
 )
@@ -157,3 +159,19 @@ def test_random_bytes_never_raise_anything_but_invalid_input(body: bytes) -> Non
         decode_forward_backward(parse_forward_backward(body).message)
     except InvalidInput:
         pass
+
+
+def test_provenance_spans_arrive_as_they_were_attached() -> None:
+    prompt = tinker.PromptProvenanceSpan(sequence_id="q", length=2)
+    sampled = tinker.SampledProvenanceSpan(sequence_id="q", offset=4, length=1)
+    plain = datum(torch.tensor([6, 7, 8]), torch.ones(3))
+    body = sdk_body(plain, plain.with_provenance([prompt, sampled], [sampled, prompt]))
+    first, second = decode_forward_backward(parse_forward_backward(body).message).datums
+    assert first.model_input_spans == first.loss_fn_input_spans == ()
+    assert second.model_input_spans == (WireSpan("prompt", "q", 0, 2), WireSpan("sampled", "q", 4, 1))
+    assert second.loss_fn_input_spans == second.model_input_spans[::-1]
+
+
+def test_a_span_of_no_kind_is_decoded_for_the_losses_that_ignore_it() -> None:
+    message = pb.ForwardBackwardRequest(data=[pb.Datum(model_input_spans=[pb.ProvenanceSpan()])])
+    assert decode_forward_backward(message).datums[0].model_input_spans == (WireSpan(None),)

@@ -136,3 +136,36 @@ async def test_a_model_that_cannot_be_loaded_is_named_with_what_to_change(tmp_pa
     with pytest.raises(EngineFailure, match=r"x/y.*config\.json"):
         async with app.router.lifespan_context(app):
             pass
+
+
+def uploaded_loss(session_id: str, target: str = "torch.sum") -> dict[str, Any]:
+    nodes = [
+        {"op": "placeholder", "name": "lp", "target": "logprobs"},
+        {"op": "call_function", "name": "s", "target": target, "args": [{"ref": "lp"}]},
+        {
+            "op": "output",
+            "name": "out",
+            "target": "output",
+            "args": [{"tuple": [{"ref": "s"}, {"dict": {}}]}],
+        },
+    ]
+    return {
+        "session_id": session_id,
+        "custom_loss_seq_id": 0,
+        "name": "total",
+        "inputs": [{"name": "logprobs", "rank": 1}],
+        "graph": {"format": 1, "nodes": nodes},
+    }
+
+
+async def test_a_repeated_upload_of_a_loss_is_one_promise(tmp_path: Path) -> None:
+    async with running(tmp_path, "one") as (_, client):
+        session_id = (await post(client, "/create_session"))["session_id"]
+        first, again = [await post(client, "/create_custom_loss", **uploaded_loss(session_id)) for _ in "12"]
+        assert first == again
+        assert (await result(client, first)).json() == {
+            "loss_id": f"{session_id}:loss:0",
+            "type": "create_custom_loss",
+        }
+        unknown = await client.post("/create_custom_loss", json=uploaded_loss("nobody"))
+        assert unknown.status_code == 404

@@ -3,6 +3,7 @@
 from tinsmith_common.catalog.catalog import Catalog
 from tinsmith_common.catalog.records import (
     CheckpointRecord,
+    CustomLossRecord,
     Page,
     RunRecord,
     SamplingSessionRecord,
@@ -12,6 +13,7 @@ from tinsmith_common.catalog.records import (
 __all__ = [
     "Catalog",
     "CheckpointRecord",
+    "CustomLossRecord",
     "Page",
     "RunRecord",
     "SamplingSessionRecord",

@@ -1,4 +1,4 @@
-"""The four repositories of the catalog."""
+"""The repositories of the catalog."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,13 +7,20 @@ from sqlalchemy import ColumnElement, or_
 
 from tinsmith_common.catalog.records import (
     CheckpointRecord,
+    CustomLossRecord,
     Page,
     RunRecord,
     SamplingSessionRecord,
     SessionRecord,
 )
 from tinsmith_common.catalog.repository import Repository
-from tinsmith_common.catalog.tables import CheckpointRow, RunRow, SamplingSessionRow, SessionRow
+from tinsmith_common.catalog.tables import (
+    CheckpointRow,
+    CustomLossRow,
+    RunRow,
+    SamplingSessionRow,
+    SessionRow,
+)
 from tinsmith_common.database import Database
 
 
@@ -87,6 +94,13 @@ class SamplingSessions(Repository[SamplingSessionRecord]):
         return await self.select(self._column("session_id") == session_id)
 
 
+class CustomLosses(Repository[CustomLossRecord]):
+    """Losses that clients uploaded."""
+
+    table = CustomLossRow
+    record = CustomLossRecord
+
+
 class Catalog:
     """Everything that exists, by kind."""
 
@@ -95,3 +109,4 @@ class Catalog:
         self.runs = Runs(database)
         self.checkpoints = Checkpoints(database)
         self.sampling_sessions = SamplingSessions(database)
+        self.custom_losses = CustomLosses(database)

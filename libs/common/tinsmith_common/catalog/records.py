@@ -89,6 +89,18 @@ class SamplingSessionRecord:
 
 
 @dataclass(frozen=True)
+class CustomLossRecord:
+    """A loss that a client uploaded, valid in its session. `definition` is the upload: `inputs` and `graph`."""
+
+    id: str
+    session_id: str
+    owner: str
+    name: str
+    created_at: datetime
+    definition: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Page(Generic[T]):
     """A slice of a listing with the exact size of the whole."""
 

@@ -86,6 +86,19 @@ class CheckpointRow(SQLModel, table=True):
     user_metadata: dict[str, str] | None = Field(default=None, sa_column=Column(JSON))
 
 
+class CustomLossRow(SQLModel, table=True):
+    """See `CustomLossRecord`."""
+
+    __tablename__: Any = "custom_losses"
+
+    id: str = Field(primary_key=True)
+    session_id: str = Field(index=True)
+    owner: str
+    name: str
+    created_at: datetime = Field(sa_column=_time())
+    definition: dict[str, Any] = Field(sa_column=Column(JSON))
+
+
 class SamplingSessionRow(SQLModel, table=True):
     """See `SamplingSessionRecord`."""
 

@@ -22,6 +22,7 @@ class PromiseKind(StrEnum):
     SAVE_WEIGHTS_FOR_SAMPLER = "SaveWeightsForSampler"
     LOAD_WEIGHTS = "LoadWeights"
     SAMPLE = "Sample"
+    CREATE_CUSTOM_LOSS = "CreateCustomLoss"
 
 
 @dataclass(frozen=True)

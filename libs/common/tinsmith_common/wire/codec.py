@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -20,11 +20,25 @@ _MAX_DENSE_ELEMENTS = 2**27
 
 
 @dataclass(frozen=True)
+class WireSpan:
+    """Where a run of positions came from: tokens `offset` to `offset + length` of a request's prompt or of a
+    sampled sequence. Not checked, because most losses ignore it; `kind` is None when the message names neither.
+    """
+
+    kind: Literal["prompt", "sampled"] | None
+    sequence_id: str = ""
+    offset: int = 0
+    length: int = 0
+
+
+@dataclass(frozen=True)
 class WireDatum:
-    """One decoded datum: token ids int64 `[N]` and the named loss inputs, densified."""
+    """One decoded datum: token ids int64 `[N]`, the named loss inputs, densified, and the provenance of both."""
 
     tokens: IntArray
     loss_fn_inputs: Mapping[str, Array]
+    model_input_spans: tuple[WireSpan, ...] = ()
+    loss_fn_input_spans: tuple[WireSpan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,9 @@ def decode_forward_backward(message: pb.ForwardBackwardRequest) -> WireForwardBa
             name: _decode_tensor(tensor, f"datum {index}: {name}")
             for name, tensor in datum.loss_fn_inputs.items()
         }
-        datums.append(WireDatum(_decode_tokens(datum.model_input, f"datum {index}"), inputs))
+        tokens = _decode_tokens(datum.model_input, f"datum {index}")
+        spans = _decode_spans(datum.model_input_spans), _decode_spans(datum.loss_fn_input_spans)
+        datums.append(WireDatum(tokens, inputs, *spans))
     return WireForwardBackward(
         model_id=message.model_id,
         seq_id=message.seq_id,
@@ -134,13 +150,28 @@ def _decode_tokens(chunks: Sequence[pb.Chunk], where: str) -> IntArray:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
+def _decode_spans(spans: Sequence[pb.ProvenanceSpan]) -> tuple[WireSpan, ...]:
+    decoded: list[WireSpan] = []
+    for message in spans:
+        match message.WhichOneof("span"):
+            case "prompt_tokens":
+                span = message.prompt_tokens
+                decoded.append(WireSpan("prompt", span.sequence_id, span.offset, span.length))
+            case "sampled_tokens":
+                span = message.sampled_tokens
+                decoded.append(WireSpan("sampled", span.sequence_id, span.offset, span.length))
+            case _:
+                decoded.append(WireSpan(None))
+    return tuple(decoded)
+
+
 def _decode_tensor(tensor: pb.Tensor, where: str) -> Array:
     if tensor.dtype not in (pb.DTYPE_FLOAT32, pb.DTYPE_INT64):
         raise InvalidInput(f"{where}: dtype must be float32 or int64, not {_dtype_name(tensor.dtype)}")
     code = "<f4" if tensor.dtype == pb.DTYPE_FLOAT32 else "<i8"
     shape = tuple(tensor.shape)
-    if not 1 <= len(shape) <= 2 or any(size < 0 for size in shape):
-        raise InvalidInput(f"{where}: shape must be [N] or [N, K], not {list(shape)}")
+    if len(shape) > 2 or any(size < 0 for size in shape):
+        raise InvalidInput(f"{where}: shape must be [N], [N, K] or [], not {list(shape)}")
     if tensor.WhichOneof("encoding") == "sparse_csr":
         return _decode_csr(tensor.sparse_csr, code, shape, where)
     values = _from_bytes(tensor.dense, code, where)

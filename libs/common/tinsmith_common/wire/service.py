@@ -18,6 +18,7 @@ class ClientConfigResponse(WireModel):
 
     pjwt_auth_enabled: bool = False
     credential_default_source: str = "api_key"
+    custom_loss_server_side: bool = True
 
 
 class ClientDynamicConfigResponse(WireModel):

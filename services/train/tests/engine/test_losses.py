@@ -26,6 +26,7 @@ def make_inputs() -> dict[str, list[float]]:
         "logprobs": (-2 + 0.5 * rng.normal(size=SIZE)).tolist(),
         "advantages": rng.normal(size=SIZE).tolist(),
         "sequence_ratio_mask": mask.tolist(),
+        "sampled_mask": ([0.0, 0.0, 1.0] * SIZE)[:SIZE],
         "clip_low_threshold": rng.uniform(0.3, 0.9, SIZE).tolist(),
         "clip_high_threshold": rng.uniform(1.0, 1.8, SIZE).tolist(),
     }
@@ -79,6 +80,14 @@ def gspo_reference(lp: Tensor, x: Inputs) -> Tensor:
     return total
 
 
+def stable_reinforce_term(lp: Tensor, x: Inputs, t: int) -> Tensor:
+    if not x["sampled_mask"][t]:
+        return torch.zeros((), dtype=torch.float64)
+    ratio = ratio_at(lp, x, t)
+    kl = ratio - 1 - torch.log(ratio)
+    return min(ratio.item(), 2.0) * lp[t] * x["advantages"][t] - 0.2 * kl
+
+
 REFERENCES: dict[str, Reference] = {
     "cross_entropy": over_positions(lambda lp, x, t: x["weights"][t] * lp[t]),
     "importance_sampling": over_positions(lambda lp, x, t: ratio_at(lp, x, t) * x["advantages"][t]),
@@ -88,6 +97,7 @@ REFERENCES: dict[str, Reference] = {
     ),
     "dro": over_positions(dro_term),
     "gspo": gspo_reference,
+    "stable_reinforce": over_positions(stable_reinforce_term),
 }
 
 
@@ -99,9 +109,10 @@ def evaluate(name: str, inputs: Inputs) -> tuple[Tensor, Tensor]:
         inputs={key: torch.tensor(values, dtype=torch.float64) for key, values in inputs.items()},
         datum_ids=torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS)),
         num_datums=len(LENGTHS),
-        config={"beta": 0.3},
+        config={"beta": 0.3, "kl_coeff": 0.2},
     )
     loss = LOSSES[name].function(positions)
+    assert isinstance(loss, Tensor)
     return loss.detach(), torch.autograd.grad(loss, lp)[0]
 
 
@@ -145,3 +156,22 @@ def test_gspo_uses_a_ratio_of_one_for_a_datum_without_masked_positions() -> None
     inputs = make_inputs()
     _, gradient = evaluate("gspo", inputs)
     np.testing.assert_allclose(gradient[:5], -np.array(inputs["advantages"][:5]), rtol=1e-12)
+
+
+def test_stable_reinforce_caps_the_weight_and_not_the_gradient_of_the_logprob() -> None:
+    inputs = make_inputs() | {"sampled_mask": [1.0] * SIZE, "logprobs": [-9.0] * SIZE}
+    _, gradient = evaluate("stable_reinforce", inputs)
+    ratio = np.exp(np.array(make_logprobs()) + 9.0)
+    expected = -2.0 * np.array(inputs["advantages"]) + 0.2 * (ratio - 1)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12)
+
+
+def test_stable_reinforce_never_reads_what_was_not_sampled() -> None:
+    inputs = make_inputs()
+    loss, _ = evaluate("stable_reinforce", inputs)
+    for t in range(SIZE):
+        if not inputs["sampled_mask"][t]:
+            inputs["logprobs"][t] = -1e4
+    changed, gradient = evaluate("stable_reinforce", inputs)
+    assert changed == loss
+    assert torch.isfinite(gradient).all()

@@ -57,6 +57,7 @@ CASES: list[tuple[ForwardBackward, str]] = [
     (item(config={"clip_high_threshold": NAN}), r"is nan: it must be a finite number"),
     (item(config={"clip_low_threshold": 1.5}), r"clip_low_threshold must not be over"),
     (item("dro", {"beta": -1.0}), r"\['beta'\] is -1.0"),
+    (item("stable_reinforce", {"kl_coeff": -1.0}), r"\['kl_coeff'\] is -1.0"),
 ]
 
 

@@ -13,6 +13,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+IMPORTANCE_CAP = 2.0
+"""Upper bound of the importance weight of `stable_reinforce`, the value truncated importance sampling is used with."""
+
 CLIP_INPUTS = ("clip_low_threshold", "clip_high_threshold")
 """Bounds of the ratio: options of a loss, or inputs with one value per position that override the option."""
 
@@ -25,6 +28,7 @@ class Positions:
     inputs:     every input the loss reads, float32 `[M]`, bounds included.
     datum_ids:  int64 `[M]`, the datum of each position, counted from 0.
     num_datums: how many datums there are.
+    first:      the place of the first of them in the submission.
     config:     the loss's options, defaults filled in.
     """
 
@@ -33,23 +37,34 @@ class Positions:
     datum_ids: Tensor
     num_datums: int
     config: Mapping[str, float]
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A summed loss, a scalar, with metrics of its own, summed over datums and named `name:sum` or `name:mean`."""
+
+    loss: Tensor
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Loss:
     """One entry of the registry.
 
-    function:  summed loss, a scalar, from positions.
+    function:  summed loss, a scalar, from positions; may raise `InvalidInput`.
     required:  inputs that must be given; `optional` ones are filled in by `validation`.
     defaults:  options and their values when not given.
     soft_targets: whether targets may be `[N, K]`.
+    notices:   metrics that tell the user something about the loss itself, in every result.
     """
 
-    function: Callable[[Positions], Tensor]
+    function: Callable[[Positions], Tensor | Measured]
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     defaults: Mapping[str, float] = field(default_factory=dict)
     soft_targets: bool = False
+    notices: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def cross_entropy(p: Positions) -> Tensor:
@@ -91,6 +106,22 @@ def gspo(p: Positions) -> Tensor:
     return _pessimistic(ratio, p)
 
 
+def stable_reinforce(p: Positions) -> Tensor:
+    """A substitute: `-sum over sampled positions of sg(min(r, 2)) lp A - kl_coeff (r - 1 - log r)`.
+
+    The hosted service does not publish its objective. This is the policy gradient with a truncated, detached
+    importance weight, and a penalty on k3, an estimate of KL(sampling policy || model) that is never negative
+    and whose gradient, `r - 1`, is unbiased. What the model did not sample takes no part in it.
+    """
+    # Selected first, not multiplied by 0: the client has no logprob of what was not sampled.
+    sampled = p.inputs["sampled_mask"] != 0
+    lp = p.logprobs[sampled]
+    drift = lp - p.inputs["logprobs"][sampled]
+    weight = drift.detach().exp().clamp(max=IMPORTANCE_CAP)
+    divergence = torch.expm1(drift) - drift
+    return -(weight * lp * p.inputs["advantages"][sampled] - p.config["kl_coeff"] * divergence).sum()
+
+
 def _ratio(p: Positions) -> Tensor:
     return (p.logprobs - p.inputs["logprobs"]).exp()
 
@@ -118,5 +149,11 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
         "cispo": Loss(cispo, _POLICY, CLIP_INPUTS, _clip(0.0, 4.0)),
         "dro": Loss(dro, _POLICY, defaults={"beta": 0.05}),
         "gspo": Loss(gspo, _POLICY, (*CLIP_INPUTS, "sequence_ratio_mask"), _clip(0.8, 1.2)),
+        "stable_reinforce": Loss(
+            stable_reinforce,
+            (*_POLICY, "sampled_mask"),
+            defaults={"kl_coeff": 0.0},
+            notices={"stable_reinforce_substitute:unique": 1.0},
+        ),
     }
 )

@@ -15,7 +15,7 @@ from tinsmith_train.engine.adapters import Adapter
 from tinsmith_train.engine.attention import PackedRow
 from tinsmith_train.engine.logprobs import LogitMemory, target_logprobs
 from tinsmith_train.engine.lora import SpanSet
-from tinsmith_train.engine.losses import Positions
+from tinsmith_train.engine.losses import Measured, Positions
 from tinsmith_train.engine.model import BaseModel
 from tinsmith_train.engine.packing import MicroBatch, pack
 from tinsmith_train.engine.types import (
@@ -31,12 +31,13 @@ from tinsmith_train.engine.validation import CheckedItem, check_adam, check_item
 MIB = 2**20
 
 
-class _NotFinite(Exception):
-    """The loss of a submission, or its gradient, is NaN or infinite."""
+class _BadItem(Exception):
+    """One submission cannot run, which shows only when it does: its loss is refused or not finite."""
 
-    def __init__(self, item: int) -> None:
+    def __init__(self, item: int, error: TinsmithError) -> None:
         super().__init__(item)
         self.item = item
+        self.error = error
 
 
 class LoraTrainer:
@@ -81,12 +82,9 @@ class LoraTrainer:
             try:
                 answers.update(self._run_all(items))
                 break
-            except _NotFinite as bad:
+            except _BadItem as bad:
                 del items[bad.item]
-                answers[bad.item] = InvalidInput(
-                    "the loss or its gradient is not finite: lower the learning rate, or check that logprobs, "
-                    "advantages and weights are of a sensible size"
-                )
+                answers[bad.item] = bad.error
         return [answers[number] for number in range(len(batch))]
 
     def optim_step(self, adapter_id: str, params: AdamParams) -> dict[str, float]:
@@ -132,7 +130,7 @@ class LoraTrainer:
         except Exception as error:
             for adapter, grad in zip(adapters, before, strict=True):
                 adapter.grad.zero_() if grad is None else adapter.grad.copy_(grad)
-            if isinstance(error, _NotFinite):
+            if isinstance(error, _BadItem):
                 raise
             raise EngineFailure(_describe_failure(error)) from error
         for adapter in adapters:
@@ -148,7 +146,7 @@ class LoraTrainer:
             leaf = logprobs.detach().requires_grad_()
             losses = self._losses(row, items, leaf)
             if not row.forward_only:
-                torch.autograd.backward(losses)
+                torch.autograd.backward([measured.loss for measured in losses])
             collector.add(row, leaf, losses)
             if not row.forward_only:
                 logprobs.backward(leaf.grad)
@@ -169,9 +167,9 @@ class LoraTrainer:
         spans = self._base.spans.of(self._base.head_path)
         return target_logprobs(hidden, self._base.head, spans, target_rows, targets, memory)
 
-    def _losses(self, row: MicroBatch, items: Mapping[int, CheckedItem], logprobs: Tensor) -> list[Tensor]:
-        """One scalar for each part of the row."""
-        losses: list[Tensor] = []
+    def _losses(self, row: MicroBatch, items: Mapping[int, CheckedItem], logprobs: Tensor) -> list[Measured]:
+        """One scalar for each part of the row, with its metrics."""
+        losses: list[Measured] = []
         for part in row.parts:
             item = items[part.item]
             positions = Positions(
@@ -180,8 +178,13 @@ class LoraTrainer:
                 datum_ids=torch.from_numpy(part.datum_ids).to(logprobs.device),
                 num_datums=part.last - part.first,
                 config=item.config,
+                first=part.first,
             )
-            losses.append(item.loss.function(positions))
+            try:
+                loss = item.loss.function(positions)
+            except TinsmithError as error:
+                raise _BadItem(part.item, error) from error
+            losses.append(loss if isinstance(loss, Measured) else Measured(loss, {}))
         return losses
 
     def _spans(self, row: MicroBatch) -> dict[str, SpanSet]:
@@ -206,16 +209,20 @@ class _Collector:
         self._items = items
         self._logprobs: dict[int, list[NDArray[np.float32]]] = {number: [] for number in items}
         self._losses: dict[int, float] = dict.fromkeys(items, 0.0)
+        self._metrics: dict[int, dict[str, float]] = {number: {} for number in items}
 
-    def add(self, row: MicroBatch, leaf: Tensor, losses: Sequence[Tensor]) -> None:
-        """Take a row's logprobs (`leaf`, with its gradient) and losses. Raises `_NotFinite`."""
+    def add(self, row: MicroBatch, leaf: Tensor, losses: Sequence[Measured]) -> None:
+        """Take a row's logprobs (`leaf`, with its gradient) and losses. Raises `_BadItem`."""
         values = leaf.detach().cpu().numpy()
-        sums = torch.stack(list(losses)).tolist()
+        sums = torch.stack([measured.loss for measured in losses]).tolist()
         finite = np.isfinite(values if leaf.grad is None else values * 0 + leaf.grad.cpu().numpy())
-        for part, loss in zip(row.parts, sums, strict=True):
+        for part, loss, measured in zip(row.parts, sums, losses, strict=True):
             if not (np.isfinite(loss) and finite[part.start : part.stop].all()):
-                raise _NotFinite(part.item)
+                raise _BadItem(part.item, _not_finite())
             self._losses[part.item] += loss
+            sums_of_item = self._metrics[part.item]
+            for name, value in measured.metrics.items():
+                sums_of_item[name] = sums_of_item.get(name, 0.0) + value
             start = part.start
             for datum in self._items[part.item].datums[part.first : part.last]:
                 stop = start + datum.targets.size
@@ -231,10 +238,23 @@ class _Collector:
                     "loss:sum": self._losses[number],
                     "num_datums:sum": float(len(item.datums)),
                     "num_tokens:sum": float(sum(len(datum.tokens) for datum in item.datums)),
+                    **item.loss.notices,
+                    **_reduced(self._metrics[number], len(item.datums)),
                 },
             )
             for number, item in self._items.items()
         }
+
+
+def _reduced(sums: Mapping[str, float], datums: int) -> dict[str, float]:
+    return {name: value / datums if name.endswith(":mean") else value for name, value in sums.items()}
+
+
+def _not_finite() -> InvalidInput:
+    return InvalidInput(
+        "the loss or its gradient is not finite: lower the learning rate, or check that logprobs, advantages and "
+        "weights are of a sensible size"
+    )
 
 
 def _describe_failure(error: Exception) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tinsmith_train.engine.custom_loss.graph import LossGraph
+
 LossConfig = Mapping[str, float | str]
 """Options of a loss by name, e.g. `{"clip_low_threshold": 0.8}`."""
 
@@ -32,23 +34,25 @@ class Datum:
 
     tokens:  int64 `[N]`, the model input.
     targets: int64 `[N]` or `[N, K]`; row i holds the token(s) predicted after input position i.
-    inputs:  the other loss inputs by name, float32, each shaped like `targets` or `[N]`.
+    inputs:  the other loss inputs by name. Named losses read them as float32, shaped like `targets`; a custom
+             loss takes them as they are, of rank 0 to 2.
     """
 
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
-    inputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    inputs: Mapping[str, NDArray[np.float32] | NDArray[np.int64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ForwardBackward:
-    """One forward (and backward) pass over the datums of one adapter."""
+    """One forward (and backward) pass over the datums of one adapter. `graph` is the loss named 'custom'."""
 
     adapter_id: str
     datums: tuple[Datum, ...]
     loss: str
     loss_config: LossConfig = field(default_factory=dict)
     forward_only: bool = False
+    graph: LossGraph | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinsmith_common.errors import InvalidInput
+from tinsmith_train.engine.custom_loss.loss import custom_loss
 from tinsmith_train.engine.losses import CLIP_INPUTS, LOSSES, Loss
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, LoraSpec, LossConfig, ModelInfo
 
@@ -41,7 +42,7 @@ class CheckedItem:
 
 def check_item(item: ForwardBackward, model: ModelInfo) -> CheckedItem:
     """Check a submission against the loss it names and the model. Raises `InvalidInput`."""
-    loss = LOSSES.get(item.loss)
+    loss = custom_loss(item.graph, item.datums) if item.graph else LOSSES.get(item.loss)
     if loss is None:
         raise InvalidInput(f"unknown loss '{item.loss}': use one of {', '.join(LOSSES)}")
     config = _check_config(item.loss, loss, item.loss_config)
@@ -89,8 +90,9 @@ def _check_config(name: str, loss: Loss, given: LossConfig) -> Mapping[str, floa
         config[key] = float(value)
     if "clip_low_threshold" in config and config["clip_low_threshold"] > config["clip_high_threshold"]:
         raise InvalidInput("loss_fn_config: clip_low_threshold must not be over clip_high_threshold")
-    if config.get("beta", 0.0) < 0:
-        raise InvalidInput(f"loss_fn_config['beta'] is {config['beta']}: it must be 0 or more")
+    for key in ("beta", "kl_coeff"):
+        if config.get(key, 0.0) < 0:
+            raise InvalidInput(f"loss_fn_config['{key}'] is {config[key]}: it must be 0 or more")
     return config
 
 

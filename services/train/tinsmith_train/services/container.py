@@ -6,6 +6,7 @@ from typing import Self
 from tinsmith_common.stores import Stores
 from tinsmith_train.config import TrainingConfig
 from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.custom_losses import CustomLossService
 from tinsmith_train.services.models import ModelService
 from tinsmith_train.services.registry import ModelRegistry
 from tinsmith_train.services.runs import RunService
@@ -22,6 +23,7 @@ class Services:
     sessions: SessionService
     models: ModelService
     training: TrainingService
+    custom_losses: CustomLossService
     weights: WeightsService
     checkpoints: CheckpointService
     runs: RunService
@@ -34,10 +36,12 @@ class Services:
         checkpoints = CheckpointService(stores.catalog, stores.checkpoints)
         models = ModelService(registry, stores.futures, stores.catalog, checkpoints, config.max_lora_rank)
         submissions = Submissions(registry, stores.futures, stores.catalog)
+        custom_losses = CustomLossService(stores.futures, stores.catalog)
         return cls(
             sessions=SessionService(stores.catalog, models),
             models=models,
-            training=TrainingService(submissions),
+            training=TrainingService(submissions, custom_losses),
+            custom_losses=custom_losses,
             weights=WeightsService(registry, submissions, stores.catalog, checkpoints),
             checkpoints=checkpoints,
             runs=RunService(stores.catalog, checkpoints),

@@ -155,7 +155,7 @@ def _model_id(session_id: str, model_seq_id: int) -> str:
 
 def _check_optimizer(config: OptimizerConfig | None) -> None:
     if config is not None and config.type != "adamw":
-        raise InvalidInput(f"optimizer {config.type!r} is not supported; use adamw")
+        raise InvalidInput(f"optimizer {config.type!r} is not supported here; use adamw")
 
 
 def _check_base(checkpoint: CheckpointRecord, base_model: str | None) -> None:

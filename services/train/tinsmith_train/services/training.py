@@ -1,12 +1,14 @@
 """forward_backward and optim_step: from wire to lane."""
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from tinsmith_common.errors import InvalidInput
+from tinsmith_common.errors import InvalidInput, TinsmithError
 from tinsmith_common.futures import PromiseKind
 from tinsmith_common.http.errors import describe_validation
 from tinsmith_common.wire.codec import (
+    ForwardBackwardAddress,
     WireDatum,
     decode_forward_backward,
     encode_forward_backward_output,
@@ -14,35 +16,61 @@ from tinsmith_common.wire.codec import (
 )
 from tinsmith_common.wire.training import OperationAddress, OptimStepRequest, OptimStepResult
 from tinsmith_train.backends.base import TrainBackend
+from tinsmith_train.engine.custom_loss.graph import LossGraph
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, ForwardBackwardResult
 from tinsmith_train.scheduler.operations import Pass, Task
+from tinsmith_train.services.custom_losses import CustomLossService
+from tinsmith_train.services.provenance import sampled_positions
 from tinsmith_train.services.submission import Submissions
 
 
 class TrainingService:
     """Submits training operations. A body that cannot even be addressed raises; all else is a promise."""
 
-    def __init__(self, submissions: Submissions) -> None:
+    def __init__(self, submissions: Submissions, custom_losses: CustomLossService) -> None:
         self._submissions = submissions
+        self._custom_losses = custom_losses
 
     async def forward_backward(self, owner: str, body: bytes) -> str:
         """Submit a protobuf `ForwardBackwardRequest`. Answers the request id."""
         address = parse_forward_backward(body)
+        graph = await self._graph_of(owner, address)
 
         def build() -> Pass:
+            if isinstance(graph, TinsmithError):
+                raise graph
             request = decode_forward_backward(address.message)
+            config = dict(request.loss_fn_config)
+            if graph is not None:
+                del config["loss_id"]
             item = ForwardBackward(
                 adapter_id=request.model_id,
-                datums=tuple(_to_datum(index, datum) for index, datum in enumerate(request.datums)),
+                datums=tuple(
+                    _to_datum(index, datum, request.loss_fn) for index, datum in enumerate(request.datums)
+                ),
                 loss=request.loss_fn,
-                loss_config=request.loss_fn_config,
+                loss_config=config,
                 forward_only=request.forward_only,
+                graph=graph,
             )
             return Pass(item, _encode_result)
 
         return await self._submissions.submit(
             owner, address.model_id, address.seq_id, PromiseKind.FORWARD_BACKWARD, build
         )
+
+    async def _graph_of(
+        self, owner: str, address: ForwardBackwardAddress
+    ) -> LossGraph | TinsmithError | None:
+        """The graph of a custom loss, or why there is none, which fails the operation in its turn."""
+        if address.message.loss_fn != "custom":
+            return None
+        session_id = address.model_id.split(":", 1)[0]
+        try:
+            loss_id = address.message.loss_fn_config_v2["loss_id"].text
+            return await self._custom_losses.find(owner, session_id, loss_id)
+        except TinsmithError as error:
+            return error
 
     async def optim_step(self, owner: str, address: OperationAddress, body: bytes) -> str:
         """Submit an optimizer step. Answers the request id."""
@@ -61,15 +89,17 @@ class TrainingService:
         )
 
 
-def _to_datum(index: int, datum: WireDatum) -> Datum:
+def _to_datum(index: int, datum: WireDatum, loss: str) -> Datum:
     inputs = dict(datum.loss_fn_inputs)
     targets = inputs.pop("target_tokens", None)
     if targets is None:
         raise InvalidInput(f"datum {index}: target_tokens are missing from loss_fn_inputs")
     if targets.dtype != np.int64:
         raise InvalidInput(f"datum {index}: target_tokens must be int64, not {targets.dtype}")
-    floats = {name: values.astype(np.float32) for name, values in inputs.items()}
-    return Datum(datum.tokens, targets.astype(np.int64), floats)
+    typed: dict[str, NDArray[np.float32] | NDArray[np.int64]] = dict(inputs)
+    if loss == "stable_reinforce":
+        typed["sampled_mask"] = sampled_positions(f"datum {index}", datum, len(targets))
+    return Datum(datum.tokens, targets.astype(np.int64), typed)
 
 
 def _encode_result(result: ForwardBackwardResult) -> bytes:
@@ -82,5 +112,8 @@ def _adam_params(body: bytes) -> AdamParams:
     except ValidationError as error:
         raise InvalidInput(describe_validation(error)) from error
     if request.adam_params is None:
-        raise InvalidInput("optim_step needs adam_params: this model's optimizer is adamw")
+        given = (request.optimizer_params or {}).get("type")
+        raise InvalidInput(
+            f"optim_step has parameters of {given!r}: this model's optimizer is adamw, which takes adam_params"
+        )
     return AdamParams(**request.adam_params.model_dump())
