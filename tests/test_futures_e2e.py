@@ -1,4 +1,4 @@
-"""Futures in full, with the SDK through the gateway: batch polls, restarts, clones, encodings."""
+"""Futures in full, with the SDK through the gateway: batch polls, clones, sizes, compression."""
 
 import multiprocessing
 import pickle
@@ -7,10 +7,11 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 import tinker
 
-from tests.data import some_tokens
+from tests.data import logprobs_of, some_tokens, supervised
 from tinsmith_local import Stack
 
 pytestmark = pytest.mark.e2e
@@ -34,6 +35,11 @@ def requests(stack: Stack, service: str, route: str) -> float:
     """How many requests of a route a service has answered."""
     name = f'tinsmith_http_requests_total{{method="POST",route="/{route}",status="200"}}'
     return figure(stack, service, name)
+
+
+def set_config(client: tinker.TrainingClient | tinker.SamplingClient, **values: bool | int) -> None:
+    """Have one client work as under another server's settings."""
+    vars(client.holder._client_config).update(values)  # pyright: ignore[reportPrivateUsage]
 
 
 def test_samples_come_through_batch_polls(stack: Stack, service: tinker.ServiceClient) -> None:
@@ -74,6 +80,30 @@ def test_copies_of_a_client_in_two_processes_join_its_session(
     own = sampler.sample(prompt(), 1, SHORT).result().sequences[0].sequence_id
     assert len({own, *everything}) == 11
     assert requests(stack, "sample", "join_sampling_session") - before >= 1
+
+
+def test_a_large_result_is_announced_first_and_arrives_whole(
+    stack: Stack, service: tinker.ServiceClient
+) -> None:
+    sampler = service.create_sampling_client(base_model=MODEL).result()
+    set_config(sampler, sample_use_retrieve_futures=False)  # batch polls tell the size by themselves
+    before = requests(stack, "sample", "retrieve_future")
+    # 32 samples of 80 tokens with 64 alternatives of 8 bytes: 1.3 MB, over METADATA_ONLY_OVER_BYTES.
+    params = tinker.SamplingParams(max_tokens=80, stop=[])
+    response = sampler.sample(prompt(), 32, params, topk_sample_logprobs=64).result()
+    assert [len(sequence.tokens) for sequence in response.sequences] == [80] * 32
+    assert requests(stack, "sample", "retrieve_future") - before == 2
+
+
+def test_a_compressed_batch_gives_what_a_plain_one_gives(trainer: tinker.TrainingClient) -> None:
+    config = trainer.holder._client_config  # pyright: ignore[reportPrivateUsage]
+    assert config.proto_compress_fwdbwd
+    assert (config.fwdbwd_max_chunk_len, config.fwdbwd_max_chunk_bytes_count) == (8192, 32 * 2**20)
+    data = [supervised(some_tokens(3))]
+    compressed = logprobs_of(trainer.forward(data, "cross_entropy").result())[0]
+    set_config(trainer, proto_compress_fwdbwd=False)
+    plain = logprobs_of(trainer.forward(data, "cross_entropy").result())[0]
+    np.testing.assert_array_equal(compressed, plain)
 
 
 @pytest.mark.parametrize("encoding", ["zstd", "br"])
