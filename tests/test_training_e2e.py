@@ -37,7 +37,8 @@ def test_forward_answers_the_same_logprobs_and_trains_nothing(trainer: tinker.Tr
 
 
 def test_a_batch_in_three_chunks_keeps_its_order(trainer: tinker.TrainingClient) -> None:
-    # The SDK sends at most 1,024 datums a request, the first chunk last.
+    # The SDK's default, less than the server offers. The SDK sends the first chunk last.
+    vars(trainer.holder._client_config)["fwdbwd_max_chunk_len"] = 1024  # pyright: ignore[reportPrivateUsage]
     lengths = [3 + index % 5 for index in range(2_100)]
     data = [supervised(some_tokens(index, length)) for index, length in enumerate(lengths)]
     output = trainer.forward(data, "cross_entropy").result()

@@ -58,6 +58,11 @@ class Stack:
         """What TINKER_BASE_URL must be."""
         return base_url(self.config, self._ports)
 
+    def service_url(self, name: str) -> str:
+        """Where the train or the sample service listens behind the gateway, for its metrics."""
+        port = {"train": self._ports.train, "sample": self._ports.sample}[name]
+        return f"http://127.0.0.1:{port}"
+
     @property
     def api_key(self) -> str:
         """What TINKER_API_KEY must be for the SDK."""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -39,8 +40,11 @@ def make_app(settings: CommonSettings, stores: Stores) -> FastAPI:
 
 @pytest_asyncio.fixture
 async def client(tmp_path: Path, stores: Stores) -> AsyncIterator[httpx.AsyncClient]:
-    settings = CommonSettings(metadata_dir=tmp_path, max_body_mib=0.01, long_poll_s=0.1)
-    transport = httpx.ASGITransport(make_app(settings, stores), raise_app_exceptions=False)
+    settings = CommonSettings(
+        metadata_dir=tmp_path, max_body_mib=0.01, long_poll_s=0.1, metadata_only_over_bytes=1000
+    )
+    app = make_app(settings, stores)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
@@ -113,7 +117,7 @@ async def poll(client: httpx.AsyncClient, request_id: str) -> httpx.Response:
 async def test_polls_answer_try_again_then_the_result(client: httpx.AsyncClient, stores: Stores) -> None:
     await stores.futures.submit("m:1", PromiseKind.FORWARD_BACKWARD, "local")
     waiting = await poll(client, "m:1")
-    assert waiting.json() == {"type": "try_again", "request_id": "m:1", "queue_state": "active"}
+    assert waiting.json()["type"] == "try_again"
     await stores.futures.resolve("m:1", b"\x01\x02", PROTOBUF)
     done = await poll(client, "m:1")
     assert (done.headers["content-type"], done.content) == (PROTOBUF, b"\x01\x02")
@@ -130,3 +134,64 @@ async def test_a_failed_promise_is_a_200_with_error_and_category(
 
 async def test_an_unknown_promise_is_410(client: httpx.AsyncClient) -> None:
     assert (await poll(client, "nothing")).status_code == 410
+
+
+async def test_a_poll_says_that_the_engine_is_not_up(client: httpx.AsyncClient, stores: Stores) -> None:
+    await stores.futures.submit("m:1", PromiseKind.FORWARD_BACKWARD, "local")
+    waiting = (await poll(client, "m:1")).json()
+    assert waiting["queue_state"] == "paused_capacity"
+    assert "starting" in waiting["queue_state_reason"]
+
+
+async def test_a_poll_of_a_ready_service_says_active_without_a_reason(tmp_path: Path, stores: Stores) -> None:
+    app = make_app(CommonSettings(metadata_dir=tmp_path, long_poll_s=0.05), stores)
+    app.state.ready = True
+    await stores.futures.submit("m:1", PromiseKind.FORWARD_BACKWARD, "local")
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        waiting = await poll(client, "m:1")
+    assert waiting.json() == {"type": "try_again", "request_id": "m:1", "queue_state": "active"}
+
+
+async def test_a_large_result_is_announced_and_then_sent(client: httpx.AsyncClient, stores: Stores) -> None:
+    await stores.futures.submit("m:1", PromiseKind.FORWARD_BACKWARD, "local")
+    await stores.futures.resolve("m:1", b"x" * 1001, PROTOBUF)
+    ask = {"request_id": "m:1", "allow_metadata_only": True}
+    announced = await client.post("/api/v1/retrieve_future", json=ask, headers=KEY)
+    assert announced.json() == {"status": "complete_metadata", "response_payload_size": 1001}
+    assert (await poll(client, "m:1")).content == b"x" * 1001
+
+
+async def test_a_small_result_is_sent_at_once(client: httpx.AsyncClient, stores: Stores) -> None:
+    await stores.futures.submit("m:1", PromiseKind.FORWARD_BACKWARD, "local")
+    await stores.futures.resolve("m:1", b"x" * 1000, PROTOBUF)
+    ask = {"request_id": "m:1", "allow_metadata_only": True}
+    assert len((await client.post("/api/v1/retrieve_future", json=ask, headers=KEY)).content) == 1000
+
+
+async def batch(client: httpx.AsyncClient, **body: object) -> dict[str, Any]:
+    """A `retrieve_futures` poll of client 0 of the sampling session `s`."""
+    target = {"type": "sampling_session", "sampling_session_id": "s", "cloned_sampler_id": 0}
+    answer = await client.post("/api/v1/retrieve_futures", json={"target": target, **body}, headers=KEY)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_batch_poll_tells_results_with_their_size_from_failures(
+    client: httpx.AsyncClient, stores: Stores
+) -> None:
+    for request_id in ("s:0", "s:1"):
+        await stores.futures.submit(request_id, PromiseKind.SAMPLE, "local")
+    await stores.futures.resolve("s:0", b"12345", PROTOBUF, queue="s/0")
+    await stores.futures.fail("s:1", "bad", "user", queue="s/0")
+    answer = await batch(client, prev_cursor=0, retrieved_request_ids=[])
+    assert answer["completions"] == [
+        {"state": "finished", "request_id": "s:0", "response_payload_uncompressed_size": 5},
+        {"state": "failed", "request_id": "s:1"},
+    ]
+    again = await batch(client, prev_cursor=answer["cursor"], timeout=0)
+    assert again == {"completions": [], "cursor": answer["cursor"]}
+
+
+async def test_a_batch_poll_of_a_session_without_events_keeps_its_cursor(client: httpx.AsyncClient) -> None:
+    assert await batch(client, prev_cursor=7) == {"completions": [], "cursor": 7}

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import case, event, inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -62,6 +62,23 @@ class Database:
         """`INSERT … ON CONFLICT (key) DO NOTHING`, in the dialect of this store."""
         dialect = sqlite if self._is_sqlite else postgresql
         return dialect.insert(table).values(values).on_conflict_do_nothing(index_elements=list(key))
+
+    def next_number(self, table: type[SQLModel], name: str, *, at_least: int = 1) -> Any:
+        """A statement that counts a row of a (name, number) table on, or begins it, and returns the number.
+
+        The number is one more than the last one, or `at_least` if that is larger.
+        """
+        dialect = sqlite if self._is_sqlite else postgresql
+        key, last = inspect(table).columns
+        return (
+            dialect.insert(table)
+            .values({key.name: name, last.name: at_least})
+            .on_conflict_do_update(
+                index_elements=[key.name],
+                set_={last.name: case((last < at_least, at_least), else_=last + 1)},
+            )
+            .returning(last)
+        )
 
     async def close(self) -> None:
         """Give back all connections."""

@@ -49,6 +49,9 @@ class CommonSettings(BaseSettings):
     long_poll_s: float = Field(default=30.0, gt=0, le=40)
     future_retention_s: float = Field(default=6 * 3600.0, ge=600)
     max_body_mib: float = Field(default=64.0, gt=0)
+    metadata_only_over_bytes: int = Field(
+        default=2**20, ge=0, description="larger results are announced by their size before they are sent"
+    )
     max_lora_rank: int = Field(default=64, ge=1, le=1024)
 
     @classmethod
@@ -108,6 +111,11 @@ class CommonSettings(BaseSettings):
         if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
             raise ValueError("KGATEWAY_LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
         return value.upper()
+
+    @property
+    def max_body_bytes(self) -> int:
+        """`MAX_BODY_MIB` in bytes."""
+        return int(self.max_body_mib * 2**20)
 
     @property
     def store_url(self) -> str:

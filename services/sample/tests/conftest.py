@@ -150,6 +150,7 @@ class FakeEngine:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     failures: list[Exception] = field(default_factory=list[Exception])
     asked: list[SampleSpec] = field(default_factory=list[SampleSpec])
+    running: int = 0
 
     async def start(self) -> None: ...
 
@@ -163,7 +164,11 @@ class FakeEngine:
 
     async def sample(self, spec: SampleSpec, adapter: Adapter | None = None) -> SampleResult:
         self.asked.append(spec)
-        await self.gate.wait()
+        self.running += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.running -= 1
         if self.failures:
             raise self.failures.pop(0)
         one = Completion((7, 8), np.asarray([-0.5, -1.0], np.float32), "length")
@@ -207,6 +212,21 @@ class Service:
             answer = await self.http.post("/api/v1/retrieve_future", json={"request_id": request_id})
             if answer.headers["content-type"] != "application/json" or "try_again" not in answer.text:
                 return answer
+
+    async def cancel(self, request_id: str) -> None:
+        """Give a request up."""
+        answer = await self.http.post("/api/v1/cancel_future", json={"request_id": request_id})
+        assert answer.is_success, answer.text
+
+    async def ended(self, sampler: str, cursor: int = 0, clone: int = 0, **body: Any) -> dict[str, Any]:
+        """A `retrieve_futures` poll."""
+        target = {
+            "type": "sampling_session",
+            "sampling_session_id": sampler,
+            "cloned_sampler_id": clone,
+        }
+        request = {"target": target, "prev_cursor": cursor} | body
+        return (await self.http.post("/api/v1/retrieve_futures", json=request)).raise_for_status().json()
 
 
 @asynccontextmanager

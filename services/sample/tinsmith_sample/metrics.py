@@ -22,6 +22,9 @@ class SampleMetrics:
         self.finished = Counter(
             "tinsmith_sample_requests", "asample requests finished", ["model", "outcome"], registry=registry
         )
+        self.cancelled = Counter(
+            "tinsmith_sample_cancelled", "asample requests given up by their client", registry=registry
+        )
         self.tokens = Counter("tinsmith_sample_tokens", "Tokens sampled", ["model"], registry=registry)
         self.seconds = Histogram(
             "tinsmith_sample_seconds",

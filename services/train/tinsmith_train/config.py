@@ -1,8 +1,8 @@
 """Settings of the train service."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tinsmith_common.settings import CommonSettings
 
@@ -24,3 +24,23 @@ class TrainingConfig(CommonSettings):
     )
     session_timeout_s: float = Field(default=1800.0, ge=30, description="without a heartbeat")
     maintenance_interval_s: float = Field(default=30.0, gt=0)
+    client_batch_polls: bool = Field(default=True, description="clients poll for all their samples at once")
+    client_joins_sessions: bool = Field(default=True, description="copies of a client ask for their number")
+    client_cancels: bool = Field(default=True, description="clients say which samples they gave up")
+    client_zstd: bool = Field(default=True, description="clients compress forward_backward bodies")
+    client_chunk_datums: int = Field(default=8192, ge=1, description="datums in one forward_backward body")
+    client_chunk_bytes: int | None = Field(
+        default=None, ge=1, description="estimated bytes of one such body; default: half of MAX_BODY_MIB"
+    )
+
+    @model_validator(mode="after")
+    def _chunks_fit_into_a_body(self) -> Self:
+        if self.chunk_bytes > self.max_body_bytes / 2:
+            # The estimate leaves out names and lengths, which can double the size of short datums.
+            raise ValueError("CLIENT_CHUNK_BYTES must be at most half of MAX_BODY_MIB")
+        return self
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes up to which clients fill one forward_backward body, by their own estimate."""
+        return self.client_chunk_bytes or max(1, self.max_body_bytes // 2)

@@ -18,6 +18,7 @@ from tinsmith_common.catalog.tables import (
     CheckpointRow,
     CustomLossRow,
     RunRow,
+    SamplingCloneRow,
     SamplingSessionRow,
     SessionRow,
 )
@@ -92,6 +93,12 @@ class SamplingSessions(Repository[SamplingSessionRecord]):
     async def of_session(self, session_id: str) -> tuple[SamplingSessionRecord, ...]:
         """The sampling sessions of one client session, oldest first."""
         return await self.select(self._column("session_id") == session_id)
+
+    async def next_clone(self, sampling_session_id: str) -> int:
+        """1, 2, 3 … for the clients that join a session; no number is given twice."""
+        statement = self._database.next_number(SamplingCloneRow, sampling_session_id)
+        async with self._database.write() as connection:
+            return (await connection.execute(statement)).scalar_one()
 
 
 class CustomLosses(Repository[CustomLossRecord]):

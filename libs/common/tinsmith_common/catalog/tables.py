@@ -111,3 +111,12 @@ class SamplingSessionRow(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time())
     model_path: str | None = None
     weights_key: str | None = None
+
+
+class SamplingCloneRow(SQLModel, table=True):
+    """How many clients have joined a sampling session besides its first."""
+
+    __tablename__: Any = "sampling_clones"
+
+    sampling_session_id: str = Field(primary_key=True)
+    clones: int

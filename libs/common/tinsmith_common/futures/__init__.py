@@ -1,5 +1,6 @@
 """Durable promises: submitted once, resolved once, polled by anyone who owns them."""
 
+from tinsmith_common.futures.completions import CLONE_STRIDE, Completion, CompletionBatch, completion_queue
 from tinsmith_common.futures.store import FutureStore
 from tinsmith_common.futures.types import (
     JSON,
@@ -10,4 +11,16 @@ from tinsmith_common.futures.types import (
     Submission,
 )
 
-__all__ = ["JSON", "PROTOBUF", "FutureStore", "Outcome", "PendingPromise", "PromiseKind", "Submission"]
+__all__ = [
+    "CLONE_STRIDE",
+    "JSON",
+    "PROTOBUF",
+    "Completion",
+    "CompletionBatch",
+    "FutureStore",
+    "Outcome",
+    "PendingPromise",
+    "PromiseKind",
+    "Submission",
+    "completion_queue",
+]

@@ -1,6 +1,7 @@
 """The promise store: submit, resolve or fail once, wait, find what is unfinished, expire."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ from sqlalchemy import delete, select, update
 from tinsmith_common.blobs import BlobStore
 from tinsmith_common.database import Database
 from tinsmith_common.errors import Category, NotFound, PromiseLost
+from tinsmith_common.futures.completions import Completion, CompletionLog
 from tinsmith_common.futures.notifier import Notifier
 from tinsmith_common.futures.tables import PromiseRow
 from tinsmith_common.futures.types import JSON, Outcome, PendingPromise, PromiseKind, Service, Submission
@@ -31,7 +33,8 @@ class FutureStore:
         self._database = database
         self._blobs = blobs
         self._service = service
-        self._notifier = Notifier()
+        self._notifier: Notifier[Outcome] = Notifier()
+        self.completions = CompletionLog(database)
 
     async def submit(
         self, request_id: str, kind: PromiseKind, owner: str, request: bytes | None = None
@@ -63,26 +66,53 @@ class FutureStore:
                     raise NotFound(f"{request_id} belongs to another account")
         return Submission(request_id, created)
 
-    async def resolve(self, request_id: str, payload: bytes, media_type: str = JSON) -> None:
-        """End a pending promise with its result. The first ending wins; later ones change nothing."""
+    async def resolve(
+        self, request_id: str, payload: bytes, media_type: str = JSON, *, queue: str | None = None
+    ) -> None:
+        """End a pending promise with its result, an event of `queue` if that is given.
+
+        The first ending wins; later ones change nothing.
+        """
         in_blob = len(payload) > INLINE_LIMIT_BYTES
         if in_blob:
             await asyncio.to_thread(self._blobs.put, _payload_key(request_id), payload)
-        await self._finish(
-            request_id,
-            {
-                "state": "done",
-                "payload": None if in_blob else payload,
-                "payload_in_blob": in_blob,
-                "media_type": media_type,
-            },
-            Outcome(payload, media_type),
-        )
+        values = {
+            "state": "done",
+            "payload": None if in_blob else payload,
+            "payload_in_blob": in_blob,
+            "media_type": media_type,
+        }
+        await self._finish(request_id, values, Outcome(payload, media_type), queue)
 
-    async def fail(self, request_id: str, message: str, category: Category) -> None:
+    async def fail(
+        self, request_id: str, message: str, category: Category, *, queue: str | None = None
+    ) -> None:
         """End a pending promise with an error the client will see."""
-        values = {"state": "failed", "error": message, "category": category}
-        await self._finish(request_id, values, Outcome(error=message, category=category))
+        await self._finish(request_id, *_failure(message, category), queue)
+
+    async def cancel(self, request_id: str, owner: str, *, queue: str | None = None) -> bool:
+        """Fail a pending promise of this service because its owner gave it up.
+
+        Returns whether it was pending; one that is unknown, finished or somebody else's stays as it is.
+        """
+        values, outcome = _failure("cancelled by the client", "user")
+        mine = (_column(PromiseRow.owner) == owner, _column(PromiseRow.service) == self._service)
+        return await self._finish(request_id, values, outcome, queue, *mine)
+
+    async def acknowledge(self, queue: str, owner: str, request_ids: Sequence[str]) -> None:
+        """Drop bodies and events of results that their owner has fetched. The promises stay known.
+
+        What is not finished, or not of this queue, is left alone.
+        """
+        fetched = await self.completions.among(queue, owner, request_ids)
+        if not fetched:
+            return
+        bodies = {"payload": None, "payload_in_blob": False, "request": None, "request_in_blob": False}
+        row = _column(PromiseRow.request_id).in_(fetched)
+        async with self._database.write() as connection:
+            await connection.execute(update(PromiseRow).where(row).values(**bodies))
+            await self.completions.forget(connection, queue, owner, fetched)
+        await asyncio.to_thread(lambda: [self._forget_blobs(request_id) for request_id in fetched])
 
     async def wait(self, request_id: str, owner: str, timeout_s: float) -> Outcome | None:
         """The outcome, or None when there is none within `timeout_s`. Can be asked again and again.
@@ -120,8 +150,9 @@ class FutureStore:
         ]
 
     async def expire(self, age: timedelta) -> int:
-        """Forget promises that ended longer than `age` ago. Returns how many."""
-        old = _column(PromiseRow.finished_at) < datetime.now(UTC) - age
+        """Forget promises that ended longer than `age` ago, with their events. Returns how many."""
+        cutoff = datetime.now(UTC) - age
+        old = _column(PromiseRow.finished_at) < cutoff
         async with self._database.read() as connection:
             rows = (
                 (await connection.execute(select(_column(PromiseRow.request_id)).where(old))).scalars().all()
@@ -130,18 +161,29 @@ class FutureStore:
             await asyncio.to_thread(self._forget_blobs, request_id)
         async with self._database.write() as connection:
             await connection.execute(delete(PromiseRow).where(old))
+            await self.completions.expire(connection, cutoff)
         return len(rows)
 
-    async def _finish(self, request_id: str, values: dict[str, Any], outcome: Outcome) -> None:
+    async def _finish(
+        self, request_id: str, values: dict[str, Any], outcome: Outcome, queue: str | None, *conditions: Any
+    ) -> bool:
         statement = (
             update(PromiseRow)
-            .where(_row(request_id), _column(PromiseRow.state) == "pending")
+            .where(_row(request_id), _column(PromiseRow.state) == "pending", *conditions)
             .values(finished_at=datetime.now(UTC), **values)
+            .returning(_column(PromiseRow.owner))
         )
+        size = len(outcome.payload) if outcome.error is None else None
         async with self._database.write() as connection:
-            first = (await connection.execute(statement)).rowcount == 1
-        if first:
-            self._notifier.publish(request_id, outcome)
+            owner = (await connection.execute(statement)).scalar_one_or_none()
+            if owner is not None and queue is not None:
+                await self.completions.append(connection, queue, owner, Completion(request_id, size))
+        if owner is None:
+            return False
+        self._notifier.publish(request_id, outcome)
+        if queue is not None:
+            self.completions.announce(queue)
+        return True
 
     async def _read(self, request_id: str, owner: str) -> Any:
         async with self._database.read() as connection:
@@ -170,6 +212,11 @@ class FutureStore:
     def _forget_blobs(self, request_id: str) -> None:
         self._blobs.delete(_request_key(request_id))
         self._blobs.delete(_payload_key(request_id))
+
+
+def _failure(message: str, category: Category) -> tuple[dict[str, Any], Outcome]:
+    values = {"state": "failed", "error": message, "category": category}
+    return values, Outcome(error=message, category=category)
 
 
 def _column(attribute: Any) -> Any:

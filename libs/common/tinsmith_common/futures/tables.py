@@ -1,9 +1,9 @@
-"""The promise table."""
+"""The tables of promises and of their endings."""
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, DateTime, LargeBinary
+from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary
 from sqlmodel import Field, SQLModel
 
 
@@ -26,3 +26,25 @@ class PromiseRow(SQLModel, table=True):
     category: str | None = None
     created_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
     finished_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True), index=True))
+
+
+class CompletionRow(SQLModel, table=True):
+    """One ending in a queue. `payload_bytes` is None where it failed."""
+
+    __tablename__: Any = "completions"
+    __table_args__: Any = (Index("completions_in_order", "queue", "event"),)
+
+    request_id: str = Field(primary_key=True)
+    queue: str
+    event: int = Field(sa_column=Column(BigInteger, nullable=False))
+    owner: str
+    payload_bytes: int | None = None
+
+
+class CompletionQueueRow(SQLModel, table=True):
+    """The last number that a queue has given."""
+
+    __tablename__: Any = "completion_queues"
+
+    name: str = Field(primary_key=True)
+    last_event: int = Field(sa_column=Column(BigInteger, nullable=False))

@@ -26,7 +26,7 @@ def install_http(app: FastAPI, settings: CommonSettings, stores: Stores, registr
     install_error_handlers(app)
     app.include_router(ops_router)
     app.include_router(futures_router, prefix=API_PREFIX)
-    app.add_middleware(BodyLimit, limit_bytes=int(settings.max_body_mib * 2**20))
+    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
     # Added last, so outermost: an answer of the body limit is logged and counted too.
     app.add_middleware(RequestContext, metrics=HttpMetrics(registry))
     _warn_about_default_key(settings)

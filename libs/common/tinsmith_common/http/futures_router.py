@@ -1,28 +1,68 @@
-"""`retrieve_future`, mounted by both services on the same store."""
+"""`retrieve_future` and `retrieve_futures`, mounted by both services on the same store."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from tinsmith_common.futures import Outcome
+from tinsmith_common.futures import Completion, completion_queue
 from tinsmith_common.http.dependencies import Caller, SharedSettings, SharedStores
-from tinsmith_common.wire.futures import FailedFuture, RetrieveFutureRequest, TryAgain
+from tinsmith_common.wire.futures import (
+    CompleteMetadata,
+    FailedCompletion,
+    FailedFuture,
+    FinishedCompletion,
+    RetrieveFutureRequest,
+    RetrieveFuturesRequest,
+    RetrieveFuturesResponse,
+    TryAgain,
+)
 
 futures_router = APIRouter(tags=["futures"])
 
 
 @futures_router.post("/retrieve_future", summary="Long-poll one promise")
 async def retrieve_future(
-    body: RetrieveFutureRequest, caller: Caller, stores: SharedStores, settings: SharedSettings
+    body: RetrieveFutureRequest,
+    request: Request,
+    caller: Caller,
+    stores: SharedStores,
+    settings: SharedSettings,
 ) -> Response:
     """Answer the result as soon as there is one, or `try_again` after the long-poll time."""
     outcome = await stores.futures.wait(body.request_id, caller.owner, settings.long_poll_s)
     if outcome is None:
-        return JSONResponse(TryAgain(request_id=body.request_id).model_dump(exclude_none=True))
-    return _answer(outcome)
-
-
-def _answer(outcome: Outcome) -> Response:
+        return _try_again(body.request_id, ready=request.app.state.ready)
     if outcome.error is not None:
         # A failed operation is a 200: the SDK would poll a 5xx for ever.
         return JSONResponse(FailedFuture(error=outcome.error, category=outcome.category).model_dump())
+    if body.allow_metadata_only and len(outcome.payload) > settings.metadata_only_over_bytes:
+        return JSONResponse(CompleteMetadata(response_payload_size=len(outcome.payload)).model_dump())
     return Response(outcome.payload, media_type=outcome.media_type)
+
+
+@futures_router.post("/retrieve_futures", summary="Long-poll all samples of one sampling client")
+async def retrieve_futures(
+    body: RetrieveFuturesRequest, caller: Caller, stores: SharedStores, settings: SharedSettings
+) -> RetrieveFuturesResponse:
+    """Answer what ended after the cursor as soon as there is something, and drop what was acknowledged."""
+    queue = completion_queue(body.target.sampling_session_id, body.target.cloned_sampler_id)
+    if body.retrieved_request_ids:
+        await stores.futures.acknowledge(queue, caller.owner, body.retrieved_request_ids)
+    hold_s = settings.long_poll_s if body.timeout is None else min(body.timeout, settings.long_poll_s)
+    batch = await stores.futures.completions.wait(queue, caller.owner, body.prev_cursor, hold_s)
+    return RetrieveFuturesResponse(completions=list(map(_to_wire, batch.completions)), cursor=batch.cursor)
+
+
+def _try_again(request_id: str, *, ready: bool) -> Response:
+    again = TryAgain(request_id=request_id)
+    if not ready:
+        reason = "the engine is starting; the request is kept and runs as soon as it is up"
+        again = TryAgain(request_id=request_id, queue_state="paused_capacity", queue_state_reason=reason)
+    return JSONResponse(again.model_dump(exclude_none=True))
+
+
+def _to_wire(completion: Completion) -> FinishedCompletion | FailedCompletion:
+    if completion.payload_bytes is None:
+        return FailedCompletion(request_id=completion.request_id)
+    return FinishedCompletion(
+        request_id=completion.request_id, response_payload_uncompressed_size=completion.payload_bytes
+    )

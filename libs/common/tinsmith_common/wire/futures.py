@@ -1,6 +1,8 @@
 """Promises and polls (spec section 4)."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from tinsmith_common.errors import Category
 from tinsmith_common.wire.base import WireModel
@@ -35,3 +37,55 @@ class FailedFuture(WireModel):
 
     error: str
     category: Category
+
+
+class CompleteMetadata(WireModel):
+    """The result is there and large, in bytes: the client makes room and asks once more."""
+
+    status: Literal["complete_metadata"] = "complete_metadata"
+    response_payload_size: int
+
+
+class CancelFutureRequest(WireModel):
+    """The client does not wait for this any more."""
+
+    request_id: str
+
+
+class SamplingSessionTarget(WireModel):
+    """The samples of one sampling client; clones of a client in other processes have numbers."""
+
+    type: Literal["sampling_session"]
+    sampling_session_id: str = Field(min_length=1)
+    cloned_sampler_id: int = Field(default=0, ge=0)
+
+
+class RetrieveFuturesRequest(WireModel):
+    """One poll for all samples of a client. `timeout` in seconds; absent: as long as the server holds polls."""
+
+    target: SamplingSessionTarget
+    prev_cursor: int = Field(default=0, ge=0, le=2**63 - 1)
+    timeout: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    retrieved_request_ids: list[str] = Field(default_factory=list[str], max_length=10_000)
+
+
+class FinishedCompletion(WireModel):
+    """A result of that many bytes can be fetched."""
+
+    state: Literal["finished"] = "finished"
+    request_id: str
+    response_payload_uncompressed_size: int
+
+
+class FailedCompletion(WireModel):
+    """An error can be fetched."""
+
+    state: Literal["failed"] = "failed"
+    request_id: str
+
+
+class RetrieveFuturesResponse(WireModel):
+    """What ended after the request's cursor, and the cursor to ask with next."""
+
+    completions: list[Annotated[FinishedCompletion | FailedCompletion, Field(discriminator="state")]]
+    cursor: int

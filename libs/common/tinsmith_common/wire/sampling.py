@@ -25,6 +25,19 @@ class CreateSamplingSessionResponse(WireModel):
     type: Literal["create_sampling_session"] = "create_sampling_session"
 
 
+class JoinSamplingSessionRequest(WireModel):
+    """A copy of a sampling client has woken up in another process."""
+
+    sampling_session_id: str = Field(min_length=1)
+
+
+class JoinSamplingSessionResponse(WireModel):
+    """Its number among the clients of the session; the first client is 0."""
+
+    client_counter: int
+    type: Literal["join_sampling_session"] = "join_sampling_session"
+
+
 class SamplerResponse(WireModel):
     """What a sampling session samples from."""
 

@@ -19,6 +19,12 @@ class ClientConfigResponse(WireModel):
     pjwt_auth_enabled: bool = False
     credential_default_source: str = "api_key"
     custom_loss_server_side: bool = True
+    sample_use_retrieve_futures: bool = False
+    sample_join_sampling_session: bool = False
+    proto_compress_fwdbwd: bool = False
+    fwdbwd_max_chunk_len: int = 1024
+    fwdbwd_max_chunk_bytes_count: int = 5_000_000
+    fwdbwd_dispatch_bytes_semaphore_size: int = 50_000_000
 
 
 class ClientDynamicConfigResponse(WireModel):

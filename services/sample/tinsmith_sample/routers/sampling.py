@@ -1,9 +1,9 @@
-"""`asample`."""
+"""`asample` and `cancel_future`."""
 
 from fastapi import APIRouter
 
 from tinsmith_common.http import Caller
-from tinsmith_common.wire.futures import Promise
+from tinsmith_common.wire.futures import CancelFutureRequest, Promise
 from tinsmith_sample.routers.dependencies import Body, SamplingDep
 
 router = APIRouter(tags=["sampling"])
@@ -13,3 +13,9 @@ router = APIRouter(tags=["sampling"])
 async def asample(body: Body, caller: Caller, sampling: SamplingDep) -> Promise:
     """Answers a promise at once; the completions come through `retrieve_future`."""
     return await sampling.submit(caller.owner, body)
+
+
+@router.post("/cancel_future", summary="Stop a sample nobody waits for", status_code=204)
+async def cancel_future(body: CancelFutureRequest, caller: Caller, sampling: SamplingDep) -> None:
+    """Unknown and finished requests are no error: a cancellation may cross the result."""
+    await sampling.cancel(caller.owner, body.request_id)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from tinsmith_common.catalog import SamplingSessionRecord
 from tinsmith_common.errors import InvalidInput, Overloaded, TinsmithError
-from tinsmith_common.futures import PROTOBUF, FutureStore, PromiseKind
+from tinsmith_common.futures import CLONE_STRIDE, PROTOBUF, FutureStore, PromiseKind, completion_queue
 from tinsmith_common.http.errors import describe_validation
 from tinsmith_common.observability import get_logger
 from tinsmith_common.wire.futures import Promise
@@ -73,8 +73,18 @@ class SamplingService:
             try:
                 self._start(item.request_id, item.owner, _parse(item.request))
             except InvalidInput as error:
-                await self._futures.fail(item.request_id, error.message, error.category)
+                queue = _queue(item.request_id)
+                await self._futures.fail(item.request_id, error.message, error.category, queue=queue)
         return len(pending)
+
+    async def cancel(self, owner: str, request_id: str) -> None:
+        """Fail an unfinished sample and take its work out of the engine. Anything else stays as it is."""
+        # The promise first: a task that is cancelled before would leave it open if this process ended now.
+        if not await self._futures.cancel(request_id, owner, queue=_queue(request_id)):
+            return
+        self._metrics.cancelled.inc()
+        if (task := self._running.get(request_id)) is not None:
+            task.cancel()
 
     async def stop(self) -> None:
         """Drop running work. Its promises stay open for the next process."""
@@ -104,15 +114,16 @@ class SamplingService:
             spec = to_spec(request)
             result = await self._sample(session, spec)
         except TinsmithError as error:
-            await self._futures.fail(request_id, error.message, error.category)
+            await self._futures.fail(request_id, error.message, error.category, queue=_queue(request_id))
             self._metrics.finished.labels(model, error.category).inc()
         except Exception as error:
             _log.exception("sample failed", request_id=request_id)
             message = f"internal error ({type(error).__name__}); the server's log has the details"
-            await self._futures.fail(request_id, message, "server")
+            await self._futures.fail(request_id, message, "server", queue=_queue(request_id))
             self._metrics.finished.labels(model, "server").inc()
         else:
-            await self._futures.resolve(request_id, to_wire(result, spec), PROTOBUF)
+            payload = to_wire(result, spec)
+            await self._futures.resolve(request_id, payload, PROTOBUF, queue=_queue(request_id))
             self._metrics.finished.labels(model, "done").inc()
             self._metrics.tokens.labels(model).inc(sum(len(item.tokens) for item in result.completions))
         self._metrics.seconds.labels(model).observe(time.perf_counter() - start)
@@ -131,6 +142,12 @@ class SamplingService:
                 if attempt == _ENGINE_ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
+
+
+def _queue(request_id: str) -> str | None:
+    """The completion queue of a sample, whose id is its sampling session and `seq_id`."""
+    session_id, _, seq_id = request_id.rpartition(":")
+    return completion_queue(session_id, int(seq_id) // CLONE_STRIDE) if seq_id.isdecimal() else None
 
 
 def _parse(body: bytes) -> SampleRequest:

@@ -36,6 +36,11 @@ class SamplingSessions:
             raise NotFound(f"no sampling session {sampling_session_id}")
         return record
 
+    async def join(self, owner: str, sampling_session_id: str) -> int:
+        """A number, at least 1, that no other client of the session gets. Raises `NotFound`."""
+        await self.get(owner, sampling_session_id)
+        return await self._catalog.sampling_sessions.next_clone(sampling_session_id)
+
     async def describe(self, owner: str, sampling_session_id: str) -> SamplerResponse:
         """What `GET /samplers/{id}` answers."""
         record = await self.get(owner, sampling_session_id)

@@ -1,15 +1,18 @@
 """What handlers ask for in their signatures."""
 
+import asyncio
 import json
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
 from pydantic import ValidationError
 
 from tinsmith_common.errors import InvalidInput
 from tinsmith_common.http import Caller
 from tinsmith_common.http.errors import describe_validation
 from tinsmith_common.wire.training import OperationAddress
+from tinsmith_train.config import TrainingConfig
+from tinsmith_train.services.compression import decompress
 from tinsmith_train.services.container import Services
 
 
@@ -18,9 +21,19 @@ def get_services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-async def get_body(request: Request) -> bytes:
-    """The raw body."""
-    return await request.body()
+def get_config(request: Request) -> TrainingConfig:
+    """The app's settings."""
+    return cast(TrainingConfig, request.app.state.settings)
+
+
+async def get_body(request: Request, content_encoding: Annotated[str, Header()] = "identity") -> bytes:
+    """The body as it was before the client compressed it. Raises `InvalidInput` and `PayloadTooLarge`."""
+    body = await request.body()
+    if content_encoding.lower() == "identity":
+        return body
+    if content_encoding.lower() != "zstd":
+        raise InvalidInput(f"Content-Encoding {content_encoding} is not understood; send zstd, or plain")
+    return await asyncio.to_thread(decompress, body, get_config(request).max_body_bytes)
 
 
 def get_address(body: Annotated[bytes, Depends(get_body)]) -> OperationAddress:
@@ -34,10 +47,11 @@ def get_address(body: Annotated[bytes, Depends(get_body)]) -> OperationAddress:
         raise InvalidInput(f"the body is not JSON: {error}") from error
 
 
+ConfigDep = Annotated[TrainingConfig, Depends(get_config)]
 ServicesDep = Annotated[Services, Depends(get_services)]
 Body = Annotated[bytes, Depends(get_body)]
 Address = Annotated[OperationAddress, Depends(get_address)]
 Offset = Annotated[int, Query(ge=0)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
-__all__ = ["Address", "Body", "Caller", "Limit", "Offset", "ServicesDep"]
+__all__ = ["Address", "Body", "Caller", "ConfigDep", "Limit", "Offset", "ServicesDep"]
