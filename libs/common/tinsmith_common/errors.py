@@ -37,6 +37,12 @@ class Unauthorized(InvalidInput):
     http_status = 401
 
 
+class Forbidden(InvalidInput):
+    """A credential that does not reach this far."""
+
+    http_status = 403
+
+
 class NotFound(InvalidInput):
     """The named thing does not exist, or belongs to somebody else."""
 

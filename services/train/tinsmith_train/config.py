@@ -23,4 +23,8 @@ class TrainingConfig(CommonSettings):
         default=32_768, ge=128, description="tokens taken from all lanes before any lane is looked at again"
     )
     session_timeout_s: float = Field(default=1800.0, ge=30, description="without a heartbeat")
+    public_url: str | None = Field(
+        default=None,
+        description="address in download URLs; default: the one each client used, which a proxy may hide",
+    )
     maintenance_interval_s: float = Field(default=30.0, gt=0)

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from tinsmith_common.wire.base import WireModel
 from tinsmith_common.wire.training import MAX_SEQ_ID, OperationAddress, OptimizerConfig
@@ -43,6 +43,29 @@ class SaveWeightsForSamplerResult(WireModel):
     path: str | None = None
     sampling_session_id: str | None = None
     type: Literal["save_weights_for_sampler"] = "save_weights_for_sampler"
+
+
+class SaveWeightsExternalRequest(OperationAddress):
+    """Saves weights for download. Each recipient is an `age1…` or SSH public key that can decrypt them."""
+
+    path: str
+    ttl_seconds: int | None = Field(default=None, ge=TTL_MIN_S, le=TTL_MAX_S)
+    age_encryption_recipients: list[str] | None = Field(default=None, max_length=10)
+
+
+class SaveWeightsExternalResult(WireModel):
+    """Result of the future. `size_bytes` is what a download of all files fetches."""
+
+    path: str
+    size_bytes: int
+    type: Literal["save_weights_external"] = "save_weights_external"
+
+
+class ExternalWeightsUrlsResponse(WireModel):
+    """A download URL for each file, good without any header until `expires`."""
+
+    urls: dict[str, str]
+    expires: AwareDatetime
 
 
 class LoadWeightsRequest(WireModel):

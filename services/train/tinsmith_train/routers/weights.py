@@ -26,6 +26,14 @@ async def save_weights_for_sampler(
     return Promise(request_id=await services.weights.save_for_sampler(caller.owner, address, body))
 
 
+@router.post("/save_weights_external", response_model_exclude_none=True, summary="Submit an export")
+async def save_weights_external(
+    address: Address, body: Body, caller: Caller, services: ServicesDep
+) -> Promise:
+    """The adapter as files to download, encrypted if recipients are given."""
+    return Promise(request_id=await services.weights.save_external(caller.owner, address, body))
+
+
 @router.post("/load_weights", response_model_exclude_none=True, summary="Submit a load")
 async def load_weights(body: LoadWeightsRequest, caller: Caller, services: ServicesDep) -> Promise:
     """Into a loaded model (`model_id`, `seq_id`), or as a new one (`session_id`, `model_seq_id`)."""

@@ -37,7 +37,7 @@ class CheckpointService:
         overwrite: bool,
         ttl_seconds: int | None,
         user_metadata: Mapping[str, str] | None,
-    ) -> None:
+    ) -> CheckpointRecord:
         """Write a named checkpoint of `run`. Raises `NameConflict` when the name is taken."""
         if not overwrite and await self._catalog.checkpoints.find(str(path)) is not None:
             raise NameConflict(f"{path} exists; choose another name, or save with overwrite=True")
@@ -62,12 +62,20 @@ class CheckpointService:
             user_metadata=user_metadata,
         )
         await self._catalog.checkpoints.put(record)
+        return record
 
     async def readable(self, owner: str, path: str) -> CheckpointRecord:
         """A checkpoint that `owner` may read. Raises `InvalidInput` or `NotFound`."""
+        found = await self.live(path)
+        if not (found.public or found.owner == owner):
+            raise NotFound(_missing(path))
+        return found
+
+    async def live(self, path: str) -> CheckpointRecord:
+        """The checkpoint of that path, whoever owns it. Raises `InvalidInput` or `NotFound`."""
         found = await self._catalog.checkpoints.find(str(TinkerPath.parse(path)))
-        if found is None or not (found.public or found.owner == owner):
-            raise NotFound(f"no checkpoint {path}: it was never saved, was deleted, or expired")
+        if found is None:
+            raise NotFound(_missing(path))
         return found
 
     async def loadable(self, owner: str, path: str) -> CheckpointRecord:
@@ -120,3 +128,7 @@ class CheckpointService:
         for record in expired:
             await self.delete(record)
         return len(expired)
+
+
+def _missing(path: str) -> str:
+    return f"no checkpoint {path}: it was never saved, was deleted, or expired"

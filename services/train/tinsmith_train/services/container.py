@@ -6,6 +6,7 @@ from typing import Self
 from tinsmith_common.stores import Stores
 from tinsmith_train.config import TrainingConfig
 from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.downloads import DownloadService, UrlSigner
 from tinsmith_train.services.models import ModelService
 from tinsmith_train.services.registry import ModelRegistry
 from tinsmith_train.services.runs import RunService
@@ -25,6 +26,7 @@ class Services:
     weights: WeightsService
     checkpoints: CheckpointService
     runs: RunService
+    downloads: DownloadService
     registry: ModelRegistry
 
     @classmethod
@@ -40,6 +42,9 @@ class Services:
             training=TrainingService(submissions),
             weights=WeightsService(registry, submissions, stores.catalog, checkpoints),
             checkpoints=checkpoints,
+            downloads=DownloadService(
+                checkpoints, UrlSigner(config.metadata_dir / "download.key"), config.public_url
+            ),
             runs=RunService(stores.catalog, checkpoints),
             registry=registry,
         )
