@@ -55,6 +55,12 @@ class NameConflict(InvalidInput):
     http_status = 409
 
 
+class Conflict(InvalidInput):
+    """The thing is already in the state asked for. Clients of the protocol retry this for five minutes."""
+
+    http_status = 409
+
+
 class PromiseLost(TinsmithError):
     """The promise is not known any more; a sampling client resubmits on this."""
 

@@ -2,7 +2,9 @@
 
 from tinsmith_common.catalog.catalog import Catalog
 from tinsmith_common.catalog.records import (
+    AuditRecord,
     CheckpointRecord,
+    CopyRecord,
     Page,
     RunRecord,
     SamplingSessionRecord,
@@ -10,8 +12,10 @@ from tinsmith_common.catalog.records import (
 )
 
 __all__ = [
+    "AuditRecord",
     "Catalog",
     "CheckpointRecord",
+    "CopyRecord",
     "Page",
     "RunRecord",
     "SamplingSessionRecord",

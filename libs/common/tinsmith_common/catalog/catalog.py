@@ -1,19 +1,28 @@
-"""The four repositories of the catalog."""
+"""The repositories of the catalog."""
 
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_
+from sqlalchemy import ColumnElement, or_, select, update
 
 from tinsmith_common.catalog.records import (
+    AuditRecord,
     CheckpointRecord,
+    CopyRecord,
     Page,
     RunRecord,
     SamplingSessionRecord,
     SessionRecord,
 )
 from tinsmith_common.catalog.repository import Repository
-from tinsmith_common.catalog.tables import CheckpointRow, RunRow, SamplingSessionRow, SessionRow
+from tinsmith_common.catalog.tables import (
+    AuditRow,
+    CheckpointRow,
+    CopyRow,
+    RunRow,
+    SamplingSessionRow,
+    SessionRow,
+)
 from tinsmith_common.database import Database
 
 
@@ -38,9 +47,20 @@ class Runs(Repository[RunRecord]):
     table = RunRow
     record = RunRecord
 
-    async def of_owner(self, owner: str, offset: int, limit: int) -> Page[RunRecord]:
-        """The owner's runs, newest first."""
-        return await self.page(offset, limit, self._column("owner") == owner)
+    async def visible_to(
+        self, owner: str, offset: int, limit: int, *, accessible: bool = False, project_id: str | None = None
+    ) -> Page[RunRecord]:
+        """The owner's runs, newest first. `accessible` adds those of others that have a public checkpoint."""
+        where: ColumnElement[bool] = self._column("owner") == owner
+        if accessible:
+            rows: Any = CheckpointRow
+            public = select(rows.run_id).where(rows.public, _live(rows))
+            where = or_(where, self._column("id").in_(public))
+        if project_id is None:
+            return await self.page(offset, limit, where)
+        sessions: Any = SessionRow
+        in_project = select(sessions.id).where(sessions.project_id == project_id)
+        return await self.page(offset, limit, where, self._column("session_id").in_(in_project))
 
     async def of_session(self, session_id: str) -> tuple[RunRecord, ...]:
         """The runs of one session, oldest first."""
@@ -71,9 +91,15 @@ class Checkpoints(Repository[CheckpointRecord]):
         """What is past its time and can be removed."""
         return await self.select(self._column("expires_at") <= datetime.now(UTC))
 
+    async def set_public(self, path: str, public: bool) -> bool:
+        """Publish or withdraw a checkpoint. Returns whether that changed anything."""
+        changes = (self._column("path") == path, self._column("public") != public)
+        async with self._database.write() as connection:
+            statement = update(self.table).where(*changes).values(public=public)
+            return (await connection.execute(statement)).rowcount == 1
+
     def _live(self) -> ColumnElement[bool]:
-        expires_at: Any = self._column("expires_at")
-        return or_(expires_at.is_(None), expires_at > datetime.now(UTC))
+        return _live(self.table)
 
 
 class SamplingSessions(Repository[SamplingSessionRecord]):
@@ -87,6 +113,25 @@ class SamplingSessions(Repository[SamplingSessionRecord]):
         return await self.select(self._column("session_id") == session_id)
 
 
+class Copies(Repository[CopyRecord]):
+    """Runs that hold copies."""
+
+    table = CopyRow
+    record = CopyRecord
+
+
+class Audit(Repository[AuditRecord]):
+    """What accounts changed or took away."""
+
+    table = AuditRow
+    record = AuditRecord
+
+    async def of_owner(self, owner: str, start: datetime, end: datetime) -> tuple[AuditRecord, ...]:
+        """The owner's entries from `start` until before `end`, oldest first."""
+        at = self._column("created_at")
+        return await self.select(self._column("owner") == owner, at >= start, at < end)
+
+
 class Catalog:
     """Everything that exists, by kind."""
 
@@ -95,3 +140,9 @@ class Catalog:
         self.runs = Runs(database)
         self.checkpoints = Checkpoints(database)
         self.sampling_sessions = SamplingSessions(database)
+        self.copies = Copies(database)
+        self.audit = Audit(database)
+
+
+def _live(table: Any) -> ColumnElement[bool]:
+    return or_(table.expires_at.is_(None), table.expires_at > datetime.now(UTC))

@@ -98,3 +98,25 @@ class SamplingSessionRow(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time())
     model_path: str | None = None
     weights_key: str | None = None
+
+
+class CopyRow(SQLModel, table=True):
+    """See `CopyRecord`."""
+
+    __tablename__: Any = "copies"
+
+    id: str = Field(primary_key=True)
+    source_path: str
+    created_at: datetime = Field(sa_column=_time())
+
+
+class AuditRow(SQLModel, table=True):
+    """See `AuditRecord`."""
+
+    __tablename__: Any = "audit"
+
+    id: str = Field(primary_key=True)
+    owner: str = Field(index=True)
+    created_at: datetime = Field(sa_column=_time(index=True))
+    event: str
+    details: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON))

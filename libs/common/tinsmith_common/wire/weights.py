@@ -91,6 +91,22 @@ class LoadWeightsResult(WireModel):
     type: Literal["load_weights"] = "load_weights"
 
 
+class CopyWeightsRequest(WireModel):
+    """Copies a checkpoint into a new run: of a session, or of a project."""
+
+    source_path: str
+    destination_project_id: str | None = None
+    session_id: str | None = None
+    model_seq_id: int | None = Field(default=None, ge=0, le=MAX_SEQ_ID)
+    ttl_seconds: int | None = Field(default=None, ge=TTL_MIN_S, le=TTL_MAX_S)
+
+
+class CopyWeightsResponse(WireModel):
+    """Where the copy is."""
+
+    tinker_path: str
+
+
 class WeightsInfoRequest(WireModel):
     """Asks what a checkpoint holds."""
 

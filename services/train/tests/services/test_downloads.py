@@ -59,7 +59,7 @@ async def service(tmp_path: Path, public_url: str | None = None) -> tuple[Downlo
     with stores.checkpoints.write(EXPORT.key) as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "a b.bin").write_bytes(b"x")
-    checkpoints = CheckpointService(stores.catalog, stores.checkpoints)
+    checkpoints = CheckpointService(stores.catalog, stores.checkpoints, stores.authenticator)
     return DownloadService(checkpoints, UrlSigner(tmp_path / "key"), public_url), stores
 
 

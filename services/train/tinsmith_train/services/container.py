@@ -6,6 +6,7 @@ from typing import Self
 from tinsmith_common.stores import Stores
 from tinsmith_train.config import TrainingConfig
 from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.copies import CopyService
 from tinsmith_train.services.downloads import DownloadService, UrlSigner
 from tinsmith_train.services.models import ModelService
 from tinsmith_train.services.registry import ModelRegistry
@@ -26,6 +27,7 @@ class Services:
     weights: WeightsService
     checkpoints: CheckpointService
     runs: RunService
+    copies: CopyService
     downloads: DownloadService
     registry: ModelRegistry
 
@@ -33,7 +35,7 @@ class Services:
     def build(cls, config: TrainingConfig, stores: Stores) -> Self:
         """Wire the services on these stores. The registry is empty until the runtime has loaded models."""
         registry = ModelRegistry()
-        checkpoints = CheckpointService(stores.catalog, stores.checkpoints)
+        checkpoints = CheckpointService(stores.catalog, stores.checkpoints, stores.authenticator)
         models = ModelService(registry, stores.futures, stores.catalog, checkpoints, config.max_lora_rank)
         submissions = Submissions(registry, stores.futures, stores.catalog)
         return cls(
@@ -45,6 +47,7 @@ class Services:
             downloads=DownloadService(
                 checkpoints, UrlSigner(config.metadata_dir / "download.key"), config.public_url
             ),
+            copies=CopyService(stores.catalog, checkpoints),
             runs=RunService(stores.catalog, checkpoints),
             registry=registry,
         )

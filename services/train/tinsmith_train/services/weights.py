@@ -124,7 +124,7 @@ class WeightsService:
             run = self._run(owner, address)
 
             async def execute(backend: TrainBackend) -> bytes:
-                checkpoint = await self._checkpoints.loadable(owner, body.path)
+                checkpoint = await self._checkpoints.loadable(owner, body.path, body.weights_access_token)
                 if (checkpoint.base_model, checkpoint.rank) != (run.base_model, run.rank):
                     raise InvalidInput(
                         f"{body.path} is rank {checkpoint.rank} on {checkpoint.base_model}; this model is "
