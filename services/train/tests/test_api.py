@@ -39,8 +39,8 @@ async def running(
         yield app, client
 
 
-async def post(client: httpx.AsyncClient, path: str, **body: Any) -> Any:
-    answer = await client.post(path, json=body)
+async def post(client: httpx.AsyncClient, url: str, **body: Any) -> Any:
+    answer = await client.post(url, json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
 

@@ -9,7 +9,9 @@ from tinsmith_common.catalog.records import (
     RunRecord,
     SamplingSessionRecord,
     SessionRecord,
+    Storage,
 )
+from tinsmith_common.catalog.search import SessionQuery
 
 __all__ = [
     "AuditRecord",
@@ -19,5 +21,7 @@ __all__ = [
     "Page",
     "RunRecord",
     "SamplingSessionRecord",
+    "SessionQuery",
     "SessionRecord",
+    "Storage",
 ]

@@ -1,9 +1,10 @@
 """The repositories of the catalog."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 
 from tinsmith_common.catalog.records import (
     AuditRecord,
@@ -13,8 +14,10 @@ from tinsmith_common.catalog.records import (
     RunRecord,
     SamplingSessionRecord,
     SessionRecord,
+    Storage,
 )
 from tinsmith_common.catalog.repository import Repository
+from tinsmith_common.catalog.search import SessionQuery
 from tinsmith_common.catalog.tables import (
     AuditRow,
     CheckpointRow,
@@ -24,6 +27,10 @@ from tinsmith_common.catalog.tables import (
     SessionRow,
 )
 from tinsmith_common.database import Database
+
+# Columns, as SQLAlchemy types them.
+_RUNS: Any = RunRow
+_SESSIONS: Any = SessionRow
 
 
 class Sessions(Repository[SessionRecord]):
@@ -39,6 +46,13 @@ class Sessions(Repository[SessionRecord]):
     async def open_and_silent_since(self, cutoff: datetime) -> tuple[SessionRecord, ...]:
         """Sessions that are not closed and were last heard of before `cutoff`."""
         return await self.select(self._column("closed_at").is_(None), self._column("last_seen_at") < cutoff)
+
+    async def search(self, query: SessionQuery, limit: int) -> tuple[SessionRecord, ...]:
+        """What matches, newest first, up to `limit`."""
+        newest = (self._column("created_at").desc(), self._column("id").desc())
+        statement = select(self.table).where(*query.conditions()).order_by(*newest).limit(limit)
+        async with self._database.read() as connection:
+            return tuple(self._to_record(row) for row in (await connection.execute(statement)).all())
 
 
 class Runs(Repository[RunRecord]):
@@ -90,6 +104,28 @@ class Checkpoints(Repository[CheckpointRecord]):
     async def expired(self) -> tuple[CheckpointRecord, ...]:
         """What is past its time and can be removed."""
         return await self.select(self._column("expires_at") <= datetime.now(UTC))
+
+    async def storage_by_session(self, session_ids: Sequence[str]) -> dict[str, Storage]:
+        """What the live checkpoints of each of these sessions take up; those without any are left out."""
+        return await self._storage_by(_RUNS.session_id, _RUNS.session_id.in_(session_ids))
+
+    async def storage_by_project(self, owner: str) -> dict[str | None, Storage]:
+        """What the owner's live checkpoints take up, by the project of their session."""
+        return await self._storage_by(_SESSIONS.project_id, self._column("owner") == owner)
+
+    async def _storage_by(self, group: Any, where: ColumnElement[bool]) -> dict[Any, Storage]:
+        size = func.coalesce(func.sum(self._column("size_bytes")), 0)
+        query = (
+            select(group, func.count(), size)
+            .select_from(self.table)
+            .join(RunRow, _RUNS.id == self._column("run_id"))
+            .join(SessionRow, _SESSIONS.id == _RUNS.session_id)
+            .where(where, self._live())
+            .group_by(group)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return {key: Storage(int(count), int(total)) for key, count, total in rows}
 
     async def set_public(self, path: str, public: bool) -> bool:
         """Publish or withdraw a checkpoint. Returns whether that changed anything."""

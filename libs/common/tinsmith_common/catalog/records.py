@@ -109,6 +109,14 @@ class AuditRecord:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """Live checkpoints and their bytes."""
+
+    count: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Page(Generic[T]):
     """A slice of a listing with the exact size of the whole."""
 

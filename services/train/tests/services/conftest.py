@@ -11,6 +11,7 @@ from tinsmith_common.auth import Authenticator
 from tinsmith_common.catalog import CheckpointRecord, RunRecord, SessionRecord
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
+from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
 
 NOW = datetime.now(UTC)
@@ -56,4 +57,5 @@ async def saved(stores: Stores) -> CheckpointRecord:
 @pytest.fixture
 def checkpoints(stores: Stores) -> CheckpointService:
     """Whose one known credential, `anns-key`, is ann's."""
-    return CheckpointService(stores.catalog, stores.checkpoints, Authenticator("anns-key", owner="ann"))
+    authenticator = Authenticator("anns-key", owner="ann")
+    return CheckpointService(stores.catalog, stores.checkpoints, authenticator, AuditLog(stores.catalog))

@@ -12,6 +12,7 @@ from tinsmith_common.errors import Forbidden, NotFound
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
 from tinsmith_train.services import downloads
+from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.downloads import DownloadService, UrlSigner
 
@@ -59,7 +60,9 @@ async def service(tmp_path: Path, public_url: str | None = None) -> tuple[Downlo
     with stores.checkpoints.write(EXPORT.key) as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "a b.bin").write_bytes(b"x")
-    checkpoints = CheckpointService(stores.catalog, stores.checkpoints, stores.authenticator)
+    checkpoints = CheckpointService(
+        stores.catalog, stores.checkpoints, stores.authenticator, AuditLog(stores.catalog)
+    )
     return DownloadService(checkpoints, UrlSigner(tmp_path / "key"), public_url), stores
 
 

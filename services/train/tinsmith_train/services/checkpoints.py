@@ -10,15 +10,19 @@ from tinsmith_common.auth import Authenticator
 from tinsmith_common.catalog import Catalog, CheckpointRecord, Page, RunRecord
 from tinsmith_common.checkpoints import CheckpointKind, CheckpointStore, TinkerPath
 from tinsmith_common.errors import Conflict, InvalidInput, NameConflict, NotFound, Unauthorized
+from tinsmith_train.services.audit import CHECKPOINT_SAVED, AuditLog
 
 
 class CheckpointService:
     """Keeps the catalog and the folders in step: a record exists only for a complete folder."""
 
-    def __init__(self, catalog: Catalog, store: CheckpointStore, authenticator: Authenticator) -> None:
+    def __init__(
+        self, catalog: Catalog, store: CheckpointStore, authenticator: Authenticator, audit: AuditLog
+    ) -> None:
         self._catalog = catalog
         self._store = store
         self._authenticator = authenticator
+        self._audit = audit
 
     async def write(self, key: str, fill: Callable[[Path], Awaitable[None]]) -> int:
         """Let `fill` write into a fresh folder and put it in place. Returns its size in bytes."""
@@ -64,6 +68,7 @@ class CheckpointService:
             user_metadata=user_metadata,
         )
         await self._catalog.checkpoints.put(record)
+        await self._note(record, CHECKPOINT_SAVED, session_id=run.session_id)
         return record
 
     async def readable(self, owner: str, path: str, access_token: str | None = None) -> CheckpointRecord:
@@ -114,6 +119,7 @@ class CheckpointService:
         """Publish a checkpoint, or withdraw it. Raises `Conflict` when it is so already."""
         if not await self._catalog.checkpoints.set_public(record.path, public):
             raise Conflict(f"{record.path} is {'already' if public else 'not'} public")
+        await self._note(record, "checkpoint_publish" if public else "checkpoint_unpublish")
 
     async def copy(
         self, source: CheckpointRecord, run: RunRecord, ttl_seconds: int | None
@@ -134,17 +140,19 @@ class CheckpointService:
             public=False,
         )
         await self._catalog.checkpoints.put(copy)
+        await self._note(copy, "checkpoint_copy", source_path=source.path)
         return copy
 
     async def set_ttl(self, record: CheckpointRecord, ttl_seconds: int | None) -> None:
         """Let a checkpoint expire `ttl_seconds` from now; None keeps it for ever."""
         expires_at = _expiry(datetime.now(UTC), ttl_seconds)
         await self._catalog.checkpoints.update(record.path, expires_at=expires_at)
+        await self._note(record, "checkpoint_ttl_set", ttl_seconds=ttl_seconds)
 
     async def delete(self, record: CheckpointRecord) -> None:
-        """Remove the record, then the folder: what is listed can always be loaded."""
-        await self._catalog.checkpoints.delete(record.path)
-        await asyncio.to_thread(self._store.delete, record.key)
+        """Remove a checkpoint as its owner asks."""
+        await self._remove(record)
+        await self._note(record, "checkpoint_delete")
 
     async def delete_snapshots(self, session_id: str) -> None:
         """Remove the unnamed sampler weights of a session; nothing can name them once it has ended."""
@@ -157,8 +165,17 @@ class CheckpointService:
         """Remove what is past its time. Returns how many."""
         expired = await self._catalog.checkpoints.expired()
         for record in expired:
-            await self.delete(record)
+            await self._remove(record)
+            await self._note(record, "checkpoint_expire")
         return len(expired)
+
+    async def _remove(self, record: CheckpointRecord) -> None:
+        """The record first, then the folder: what is listed can always be loaded."""
+        await self._catalog.checkpoints.delete(record.path)
+        await asyncio.to_thread(self._store.delete, record.key)
+
+    async def _note(self, record: CheckpointRecord, event: str, **details: str | int | None) -> None:
+        await self._audit.note(record.owner, event, tinker_path=record.path, **details)
 
     def _owner_of(self, access_token: str) -> str | None:
         try:

@@ -5,15 +5,18 @@ from typing import Self
 
 from tinsmith_common.stores import Stores
 from tinsmith_train.config import TrainingConfig
+from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.copies import CopyService
 from tinsmith_train.services.downloads import DownloadService, UrlSigner
 from tinsmith_train.services.models import ModelService
 from tinsmith_train.services.registry import ModelRegistry
 from tinsmith_train.services.runs import RunService
+from tinsmith_train.services.session_search import SessionSearch
 from tinsmith_train.services.sessions import SessionService
 from tinsmith_train.services.submission import Submissions
 from tinsmith_train.services.training import TrainingService
+from tinsmith_train.services.usage import UsageService
 from tinsmith_train.services.weights import WeightsService
 
 
@@ -22,6 +25,9 @@ class Services:
     """What routers delegate to."""
 
     sessions: SessionService
+    search: SessionSearch
+    audit: AuditLog
+    usage: UsageService
     models: ModelService
     training: TrainingService
     weights: WeightsService
@@ -35,11 +41,15 @@ class Services:
     def build(cls, config: TrainingConfig, stores: Stores) -> Self:
         """Wire the services on these stores. The registry is empty until the runtime has loaded models."""
         registry = ModelRegistry()
-        checkpoints = CheckpointService(stores.catalog, stores.checkpoints, stores.authenticator)
+        audit = AuditLog(stores.catalog)
+        checkpoints = CheckpointService(stores.catalog, stores.checkpoints, stores.authenticator, audit)
         models = ModelService(registry, stores.futures, stores.catalog, checkpoints, config.max_lora_rank)
         submissions = Submissions(registry, stores.futures, stores.catalog)
         return cls(
-            sessions=SessionService(stores.catalog, models),
+            sessions=SessionService(stores.catalog, models, audit),
+            search=SessionSearch(stores.catalog),
+            audit=audit,
+            usage=UsageService(stores.catalog),
             models=models,
             training=TrainingService(submissions),
             weights=WeightsService(registry, submissions, stores.catalog, checkpoints),
