@@ -125,6 +125,52 @@ def test_a_ttl_can_be_set_and_taken_back(stack: Stack, trainer: tinker.TrainingC
     assert expires_at() is None
 
 
+def test_sampler_weights_cannot_be_trained_on(
+    service: tinker.ServiceClient, trainer: tinker.TrainingClient
+) -> None:
+    path = trainer.save_weights_for_sampler("sampled").result().path
+    with pytest.raises(tinker.RequestFailedError, match="weights for sampling"):
+        service.create_training_client_from_state(path).result()
+
+
+def test_publishing_shows_in_listings_and_repeating_it_is_a_conflict(
+    stack: Stack, trainer: tinker.TrainingClient
+) -> None:
+    path = trainer.save_state("shown").result().path
+    run_id = trainer.get_info().model_id
+    rest = tinker.RestClient(base_url=stack.base_url, api_key=stack.api_key)
+
+    def public() -> bool:
+        return rest.list_checkpoints(run_id).result().checkpoints[0].public
+
+    def publish_directly(method: str) -> int:
+        # The SDK repeats what is answered with 409 for five minutes.
+        url = f"{stack.base_url}/api/v1/training_runs/{run_id}/checkpoints/weights/shown/publish"
+        return httpx.request(method, url, headers={"X-API-Key": stack.api_key}).status_code
+
+    rest.publish_checkpoint_from_tinker_path(path).result()
+    assert public()
+    assert publish_directly("POST") == 409
+    rest.unpublish_checkpoint_from_tinker_path(path).result()
+    assert not public()
+    assert publish_directly("DELETE") == 409
+
+
+def test_a_copy_continues_where_its_source_stood(
+    stack: Stack, service: tinker.ServiceClient, trainer: tinker.TrainingClient
+) -> None:
+    saved = steps(trainer, 2)
+    path = trainer.save_state("source").result().path
+    rest = tinker.RestClient(base_url=stack.base_url, api_key=stack.api_key)
+    copy = rest.copy_weights(path, "archive", weights_access_token=stack.api_key).result()
+    assert copy.split("/")[2] != path.split("/")[2]
+    rest.delete_checkpoint_from_tinker_path(path).result()
+    resumed = service.create_training_client_from_state_with_optimizer(copy).result()
+    assert difference(steps(resumed, 0), saved) == 0.0
+    runs = rest.list_training_runs(limit=1000, project_id="archive").result()
+    assert copy.split("/")[2] in [run.training_run_id for run in runs.training_runs]
+
+
 def test_a_session_lists_its_runs_and_frees_them_when_it_ends(
     stack: Stack, service: tinker.ServiceClient
 ) -> None:

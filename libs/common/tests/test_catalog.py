@@ -47,7 +47,7 @@ async def test_pages_are_of_one_owner_with_the_exact_total(stores: Stores) -> No
         at = NOW + timedelta(minutes=index)
         await stores.catalog.runs.create(replace(RUN, id=f"r{index}", created_at=at))
     await stores.catalog.runs.create(replace(RUN, id="other", owner="bob"))
-    page = await stores.catalog.runs.of_owner("ann", 1, 2)
+    page = await stores.catalog.runs.visible_to("ann", 1, 2)
     assert [run.id for run in page.items] == ["r3", "r2"]
     assert page.total == 5
 

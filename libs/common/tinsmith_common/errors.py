@@ -37,6 +37,12 @@ class Unauthorized(InvalidInput):
     http_status = 401
 
 
+class Forbidden(InvalidInput):
+    """A credential that does not reach this far."""
+
+    http_status = 403
+
+
 class NotFound(InvalidInput):
     """The named thing does not exist, or belongs to somebody else."""
 
@@ -45,6 +51,12 @@ class NotFound(InvalidInput):
 
 class NameConflict(InvalidInput):
     """The name is taken. Fails through the future: a direct 409 would be retried for minutes."""
+
+    http_status = 409
+
+
+class Conflict(InvalidInput):
+    """The thing is already in the state asked for. Clients of the protocol retry this for five minutes."""
 
     http_status = 409
 

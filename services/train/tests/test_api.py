@@ -1,8 +1,10 @@
 """The app as a library call: real stores, real Ray, real engine, no gateway."""
 
+import asyncio
 import importlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ MODEL = "tinsmith/tiny-qwen3"
 
 
 @asynccontextmanager
-async def running(tmp_path: Path, name: str) -> AsyncGenerator[tuple[FastAPI, httpx.AsyncClient], None]:
-    app = create_app(TrainingConfig(metadata_dir=tmp_path / name, long_poll_s=20))
+async def running(
+    tmp_path: Path, name: str, **settings: Any
+) -> AsyncGenerator[tuple[FastAPI, httpx.AsyncClient], None]:
+    app = create_app(TrainingConfig(metadata_dir=tmp_path / name, long_poll_s=20, **settings))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -35,8 +39,8 @@ async def running(tmp_path: Path, name: str) -> AsyncGenerator[tuple[FastAPI, ht
         yield app, client
 
 
-async def post(client: httpx.AsyncClient, path: str, **body: Any) -> Any:
-    answer = await client.post(path, json=body)
+async def post(client: httpx.AsyncClient, url: str, **body: Any) -> Any:
+    answer = await client.post(url, json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -117,6 +121,29 @@ async def test_metrics_count_what_was_trained(tmp_path: Path) -> None:
         await loss(client, await new_model(client), 1)
         text = (await client.get("http://train/metrics")).text
         assert "tinsmith_train_tokens_total 3.0" in text
+
+
+async def test_maintenance_removes_the_record_and_the_files_of_what_expired(tmp_path: Path) -> None:
+    async with running(tmp_path, "one", maintenance_interval_s=0.05) as (app, client):
+        model_id = await new_model(client)
+        for seq_id, name in enumerate(("short", "long"), start=1):
+            promise = await post(
+                client, "/save_weights", model_id=model_id, seq_id=seq_id, path=name, ttl_seconds=3600
+            )
+            assert (await result(client, promise)).json()["path"].endswith(name)
+        folder = tmp_path / "one" / "checkpoints" / model_id / "weights"
+        assert {path.name for path in folder.iterdir()} == {"short", "long"}
+        catalog = app.state.stores.catalog
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        await catalog.checkpoints.update(f"tinker://{model_id}/weights/short", expires_at=past)
+        while (folder / "short").exists():  # noqa: ASYNC110  (nothing announces a removal)
+            await asyncio.sleep(0.05)
+        assert (folder / "long").exists()
+        assert await catalog.checkpoints.expired() == ()
+        listed = (await client.get(f"/training_runs/{model_id}/checkpoints")).json()["checkpoints"]
+        assert [item["checkpoint_id"] for item in listed] == ["weights/long"]
+        size = sum(path.stat().st_size for path in (folder / "long").iterdir())
+        assert listed[0]["size_bytes"] == size
 
 
 def test_uvicorn_finds_the_app_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,10 @@ class TrainingConfig(CommonSettings):
         default=32_768, ge=128, description="tokens taken from all lanes before any lane is looked at again"
     )
     session_timeout_s: float = Field(default=1800.0, ge=30, description="without a heartbeat")
+    public_url: str | None = Field(
+        default=None,
+        description="address in download URLs; default: the one each client used, which a proxy may hide",
+    )
     maintenance_interval_s: float = Field(default=30.0, gt=0)
     client_batch_polls: bool = Field(default=True, description="clients poll for all their samples at once")
     client_joins_sessions: bool = Field(default=True, description="copies of a client ask for their number")

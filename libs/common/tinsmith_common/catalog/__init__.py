@@ -2,20 +2,28 @@
 
 from tinsmith_common.catalog.catalog import Catalog
 from tinsmith_common.catalog.records import (
+    AuditRecord,
     CheckpointRecord,
+    CopyRecord,
     CustomLossRecord,
     Page,
     RunRecord,
     SamplingSessionRecord,
     SessionRecord,
+    Storage,
 )
+from tinsmith_common.catalog.search import SessionQuery
 
 __all__ = [
+    "AuditRecord",
     "Catalog",
     "CheckpointRecord",
+    "CopyRecord",
     "CustomLossRecord",
     "Page",
     "RunRecord",
     "SamplingSessionRecord",
+    "SessionQuery",
     "SessionRecord",
+    "Storage",
 ]

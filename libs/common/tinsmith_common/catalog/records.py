@@ -101,6 +101,34 @@ class CustomLossRecord:
 
 
 @dataclass(frozen=True)
+class CopyRecord:
+    """What the run `id` was made to hold a copy of."""
+
+    id: str
+    source_path: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """Something that `owner` changed or took away."""
+
+    id: str
+    owner: str
+    created_at: datetime
+    event: str
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Live checkpoints and their bytes."""
+
+    count: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Page(Generic[T]):
     """A slice of a listing with the exact size of the whole."""
 

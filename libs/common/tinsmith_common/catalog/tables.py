@@ -120,3 +120,25 @@ class SamplingCloneRow(SQLModel, table=True):
 
     sampling_session_id: str = Field(primary_key=True)
     clones: int
+
+
+class CopyRow(SQLModel, table=True):
+    """See `CopyRecord`."""
+
+    __tablename__: Any = "copies"
+
+    id: str = Field(primary_key=True)
+    source_path: str
+    created_at: datetime = Field(sa_column=_time())
+
+
+class AuditRow(SQLModel, table=True):
+    """See `AuditRecord`."""
+
+    __tablename__: Any = "audit"
+
+    id: str = Field(primary_key=True)
+    owner: str = Field(index=True)
+    created_at: datetime = Field(sa_column=_time(index=True))
+    event: str
+    details: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON))

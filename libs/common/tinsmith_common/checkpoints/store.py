@@ -65,6 +65,19 @@ class CheckpointStore:
             raise
         self.commit(staging, key)
 
+    def copy(self, source: str, key: str) -> int:
+        """Make `key` a copy of the folder of `source`. Returns its size in bytes.
+
+        Files are never changed once they are in place, so a copy shares them where the file system can.
+        """
+        staging = self.begin(key)
+        try:
+            shutil.copytree(self.folder(source), staging, copy_function=_link, dirs_exist_ok=True)
+        except BaseException:
+            self.abandon(staging)
+            raise
+        return self.commit(staging, key)
+
     def delete(self, key: str) -> None:
         """Remove the folder of `key`; unknown keys are ignored."""
         shutil.rmtree(self._path(key), ignore_errors=True)
@@ -74,6 +87,13 @@ class CheckpointStore:
         if ".." in path.parts or not path.is_relative_to(self._root) or path == self._root:
             raise InvalidInput(f"{key!r} is no checkpoint key")
         return path
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -20,6 +20,7 @@ class PromiseKind(StrEnum):
     OPTIM_STEP = "OptimStep"
     SAVE_WEIGHTS = "SaveWeights"
     SAVE_WEIGHTS_FOR_SAMPLER = "SaveWeightsForSampler"
+    SAVE_WEIGHTS_EXTERNAL = "SaveWeightsExternal"
     LOAD_WEIGHTS = "LoadWeights"
     SAMPLE = "Sample"
     CREATE_CUSTOM_LOSS = "CreateCustomLoss"

@@ -1,11 +1,15 @@
 """Listings of runs and checkpoints (spec section 3.6)."""
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import Field
 
 from tinsmith_common.wire.base import WireModel
 from tinsmith_common.wire.weights import TTL_MAX_S, TTL_MIN_S
+
+AccessScope = Literal["owned", "accessible"]
+"""Whose things to list: the caller's own, or also what others have published."""
 
 
 class Checkpoint(WireModel):

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from tinsmith_common.wire.base import WireModel
 from tinsmith_common.wire.training import MAX_SEQ_ID, OperationAddress, OptimizerConfig
@@ -45,6 +45,29 @@ class SaveWeightsForSamplerResult(WireModel):
     type: Literal["save_weights_for_sampler"] = "save_weights_for_sampler"
 
 
+class SaveWeightsExternalRequest(OperationAddress):
+    """Saves weights for download. Each recipient is an `age1…` or SSH public key that can decrypt them."""
+
+    path: str
+    ttl_seconds: int | None = Field(default=None, ge=TTL_MIN_S, le=TTL_MAX_S)
+    age_encryption_recipients: list[str] | None = Field(default=None, max_length=10)
+
+
+class SaveWeightsExternalResult(WireModel):
+    """Result of the future. `size_bytes` is what a download of all files fetches."""
+
+    path: str
+    size_bytes: int
+    type: Literal["save_weights_external"] = "save_weights_external"
+
+
+class ExternalWeightsUrlsResponse(WireModel):
+    """A download URL for each file, good without any header until `expires`."""
+
+    urls: dict[str, str]
+    expires: AwareDatetime
+
+
 class LoadWeightsRequest(WireModel):
     """Loads a checkpoint: into a new model (session address) or an existing one (model address)."""
 
@@ -66,6 +89,22 @@ class LoadWeightsResult(WireModel):
     path: str
     model_id: str
     type: Literal["load_weights"] = "load_weights"
+
+
+class CopyWeightsRequest(WireModel):
+    """Copies a checkpoint into a new run: of a session, or of a project."""
+
+    source_path: str
+    destination_project_id: str | None = None
+    session_id: str | None = None
+    model_seq_id: int | None = Field(default=None, ge=0, le=MAX_SEQ_ID)
+    ttl_seconds: int | None = Field(default=None, ge=TTL_MIN_S, le=TTL_MAX_S)
+
+
+class CopyWeightsResponse(WireModel):
+    """Where the copy is."""
+
+    tinker_path: str
 
 
 class WeightsInfoRequest(WireModel):

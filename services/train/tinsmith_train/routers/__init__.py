@@ -2,12 +2,23 @@
 
 from fastapi import APIRouter
 
-from tinsmith_train.routers import bootstrap, custom_losses, models, runs, sessions, training, weights
+from tinsmith_train.routers import (
+    accounts,
+    bootstrap,
+    custom_losses,
+    downloads,
+    models,
+    runs,
+    sessions,
+    training,
+    weights,
+)
 
 
 def api_router() -> APIRouter:
     """All routes below `/api/v1`."""
     router = APIRouter()
-    for module in (bootstrap, sessions, models, custom_losses, training, weights, runs):
+    modules = (bootstrap, sessions, models, custom_losses, training, weights, downloads, runs, accounts)
+    for module in modules:
         router.include_router(module.router)
     return router

@@ -2,7 +2,13 @@
 
 from fastapi import APIRouter
 
-from tinsmith_common.wire.runs import CheckpointsResponse, SetTtlRequest, TrainingRun, TrainingRunsResponse
+from tinsmith_common.wire.runs import (
+    AccessScope,
+    CheckpointsResponse,
+    SetTtlRequest,
+    TrainingRun,
+    TrainingRunsResponse,
+)
 from tinsmith_train.routers.dependencies import Caller, Limit, Offset, ServicesDep
 
 router = APIRouter(tags=["runs"])
@@ -10,16 +16,23 @@ router = APIRouter(tags=["runs"])
 
 @router.get("/training_runs", summary="List runs")
 async def list_training_runs(
-    caller: Caller, services: ServicesDep, limit: Limit = 20, offset: Offset = 0
+    caller: Caller,
+    services: ServicesDep,
+    limit: Limit = 20,
+    offset: Offset = 0,
+    access_scope: AccessScope = "owned",
+    project_id: str | None = None,
 ) -> TrainingRunsResponse:
     """Newest first."""
-    return await services.runs.list_runs(caller.owner, offset, limit)
+    return await services.runs.list_runs(caller.owner, offset, limit, access_scope, project_id)
 
 
 @router.get("/training_runs/{run_id}", summary="One run")
-async def get_training_run(run_id: str, caller: Caller, services: ServicesDep) -> TrainingRun:
+async def get_training_run(
+    run_id: str, caller: Caller, services: ServicesDep, access_scope: AccessScope = "owned"
+) -> TrainingRun:
     """With its latest checkpoints."""
-    return await services.runs.get_run(caller.owner, run_id)
+    return await services.runs.get_run(caller.owner, run_id, access_scope)
 
 
 @router.get("/training_runs/{run_id}/checkpoints", summary="A run's checkpoints")
@@ -45,6 +58,26 @@ async def set_checkpoint_ttl(
     """Counts from now; null keeps for ever."""
     record = await services.checkpoints.owned(caller.owner, run_id, checkpoint_id)
     await services.checkpoints.set_ttl(record, body.ttl_seconds)
+
+
+@router.post(
+    "/training_runs/{run_id}/checkpoints/{checkpoint_id:path}/publish", status_code=204, summary="Publish"
+)
+async def publish_checkpoint(run_id: str, checkpoint_id: str, caller: Caller, services: ServicesDep) -> None:
+    """Everyone may load it."""
+    record = await services.checkpoints.owned(caller.owner, run_id, checkpoint_id)
+    await services.checkpoints.set_public(record, True)
+
+
+@router.delete(
+    "/training_runs/{run_id}/checkpoints/{checkpoint_id:path}/publish", status_code=204, summary="Withdraw"
+)
+async def unpublish_checkpoint(
+    run_id: str, checkpoint_id: str, caller: Caller, services: ServicesDep
+) -> None:
+    """Only its owner may load it again."""
+    record = await services.checkpoints.owned(caller.owner, run_id, checkpoint_id)
+    await services.checkpoints.set_public(record, False)
 
 
 @router.delete("/training_runs/{run_id}/checkpoints/{checkpoint_id:path}", status_code=204, summary="Delete")

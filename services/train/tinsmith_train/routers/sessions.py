@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from tinsmith_common.wire.search import AssignProjectRequest, SearchSessionsRequest, SearchSessionsResponse
 from tinsmith_common.wire.sessions import (
     CreateSessionRequest,
     CreateSessionResponse,
@@ -54,3 +55,19 @@ async def list_sessions(
 async def get_session(session_id: str, caller: Caller, services: ServicesDep) -> GetSessionResponse:
     """Its runs and samplers."""
     return await services.sessions.describe(caller.owner, session_id)
+
+
+@router.put("/sessions/{session_id}/project", status_code=204, summary="Move to a project")
+async def assign_project(
+    session_id: str, body: AssignProjectRequest, caller: Caller, services: ServicesDep
+) -> None:
+    """With all that was made in it."""
+    await services.sessions.assign_project(caller.owner, session_id, body.project_id)
+
+
+@router.post("/sessions/search", response_model_exclude_none=True, summary="Search sessions")
+async def search_sessions(
+    body: SearchSessionsRequest, caller: Caller, services: ServicesDep
+) -> SearchSessionsResponse:
+    """A page, newest first."""
+    return await services.search.search(caller.owner, body)

@@ -1,10 +1,18 @@
 """Saving and loading weights."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Header
 
 from tinsmith_common.wire.futures import Promise
 from tinsmith_common.wire.training import OperationAddress
-from tinsmith_common.wire.weights import LoadWeightsRequest, WeightsInfoRequest, WeightsInfoResponse
+from tinsmith_common.wire.weights import (
+    CopyWeightsRequest,
+    CopyWeightsResponse,
+    LoadWeightsRequest,
+    WeightsInfoRequest,
+    WeightsInfoResponse,
+)
 from tinsmith_train.routers.dependencies import Address, Body, Caller, ServicesDep
 
 router = APIRouter(tags=["weights"])
@@ -26,6 +34,14 @@ async def save_weights_for_sampler(
     return Promise(request_id=await services.weights.save_for_sampler(caller.owner, address, body))
 
 
+@router.post("/save_weights_external", response_model_exclude_none=True, summary="Submit an export")
+async def save_weights_external(
+    address: Address, body: Body, caller: Caller, services: ServicesDep
+) -> Promise:
+    """The adapter as files to download, encrypted if recipients are given."""
+    return Promise(request_id=await services.weights.save_external(caller.owner, address, body))
+
+
 @router.post("/load_weights", response_model_exclude_none=True, summary="Submit a load")
 async def load_weights(body: LoadWeightsRequest, caller: Caller, services: ServicesDep) -> Promise:
     """Into a loaded model (`model_id`, `seq_id`), or as a new one (`session_id`, `model_seq_id`)."""
@@ -33,6 +49,19 @@ async def load_weights(body: LoadWeightsRequest, caller: Caller, services: Servi
         address = OperationAddress(model_id=body.model_id, seq_id=body.seq_id)
         return Promise(request_id=await services.weights.load(caller.owner, address, body))
     return Promise(request_id=await services.models.create_from_checkpoint(caller.owner, body))
+
+
+@router.post("/copy_weights", summary="Copy a checkpoint into a new run")
+async def copy_weights(
+    body: CopyWeightsRequest,
+    caller: Caller,
+    services: ServicesDep,
+    x_idempotency_key: Annotated[str | None, Header()] = None,
+    x_tinker_weights_access_token: Annotated[str | None, Header()] = None,
+) -> CopyWeightsResponse:
+    """One copy per idempotency key; the token is a credential of the account that owns the source."""
+    path = await services.copies.copy(caller.owner, body, x_idempotency_key, x_tinker_weights_access_token)
+    return CopyWeightsResponse(tinker_path=path)
 
 
 @router.post("/weights_info", summary="What a checkpoint holds")

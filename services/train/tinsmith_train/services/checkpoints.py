@@ -2,21 +2,27 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
+from tinsmith_common.auth import Authenticator
 from tinsmith_common.catalog import Catalog, CheckpointRecord, Page, RunRecord
 from tinsmith_common.checkpoints import CheckpointKind, CheckpointStore, TinkerPath
-from tinsmith_common.errors import InvalidInput, NameConflict, NotFound
+from tinsmith_common.errors import Conflict, InvalidInput, NameConflict, NotFound, Unauthorized
+from tinsmith_train.services.audit import CHECKPOINT_SAVED, AuditLog
 
 
 class CheckpointService:
     """Keeps the catalog and the folders in step: a record exists only for a complete folder."""
 
-    def __init__(self, catalog: Catalog, store: CheckpointStore) -> None:
+    def __init__(
+        self, catalog: Catalog, store: CheckpointStore, authenticator: Authenticator, audit: AuditLog
+    ) -> None:
         self._catalog = catalog
         self._store = store
+        self._authenticator = authenticator
+        self._audit = audit
 
     async def write(self, key: str, fill: Callable[[Path], Awaitable[None]]) -> int:
         """Let `fill` write into a fresh folder and put it in place. Returns its size in bytes."""
@@ -37,7 +43,7 @@ class CheckpointService:
         overwrite: bool,
         ttl_seconds: int | None,
         user_metadata: Mapping[str, str] | None,
-    ) -> None:
+    ) -> CheckpointRecord:
         """Write a named checkpoint of `run`. Raises `NameConflict` when the name is taken."""
         if not overwrite and await self._catalog.checkpoints.find(str(path)) is not None:
             raise NameConflict(f"{path} exists; choose another name, or save with overwrite=True")
@@ -58,21 +64,33 @@ class CheckpointService:
             train_attn=run.train_attn,
             train_mlp=run.train_mlp,
             train_unembed=run.train_unembed,
-            expires_at=None if ttl_seconds is None else now + timedelta(seconds=ttl_seconds),
+            expires_at=_expiry(now, ttl_seconds),
             user_metadata=user_metadata,
         )
         await self._catalog.checkpoints.put(record)
+        await self._note(record, CHECKPOINT_SAVED, session_id=run.session_id)
+        return record
 
-    async def readable(self, owner: str, path: str) -> CheckpointRecord:
-        """A checkpoint that `owner` may read. Raises `InvalidInput` or `NotFound`."""
-        found = await self._catalog.checkpoints.find(str(TinkerPath.parse(path)))
-        if found is None or not (found.public or found.owner == owner):
-            raise NotFound(f"no checkpoint {path}: it was never saved, was deleted, or expired")
+    async def readable(self, owner: str, path: str, access_token: str | None = None) -> CheckpointRecord:
+        """A checkpoint that `owner` may read, because it is theirs, public, or of the account whose credential
+        `access_token` is. Raises `InvalidInput` or `NotFound`."""
+        found = await self.live(path)
+        if found.public or found.owner == owner:
+            return found
+        if access_token is None or found.owner != self._owner_of(access_token):
+            raise NotFound(_missing(path))
         return found
 
-    async def loadable(self, owner: str, path: str) -> CheckpointRecord:
+    async def live(self, path: str) -> CheckpointRecord:
+        """The checkpoint of that path, whoever owns it. Raises `InvalidInput` or `NotFound`."""
+        found = await self._catalog.checkpoints.find(str(TinkerPath.parse(path)))
+        if found is None:
+            raise NotFound(_missing(path))
+        return found
+
+    async def loadable(self, owner: str, path: str, access_token: str | None = None) -> CheckpointRecord:
         """A readable checkpoint that training can continue from."""
-        record = await self.readable(owner, path)
+        record = await self.readable(owner, path, access_token)
         if record.kind != CheckpointKind.TRAINING:
             raise InvalidInput(f"{path} holds weights for sampling; load one that save_state made")
         return record
@@ -97,15 +115,44 @@ class CheckpointService:
         """A run's checkpoints, oldest first."""
         return await self._catalog.checkpoints.of_run(run_id)
 
+    async def set_public(self, record: CheckpointRecord, public: bool) -> None:
+        """Publish a checkpoint, or withdraw it. Raises `Conflict` when it is so already."""
+        if not await self._catalog.checkpoints.set_public(record.path, public):
+            raise Conflict(f"{record.path} is {'already' if public else 'not'} public")
+        await self._note(record, "checkpoint_publish" if public else "checkpoint_unpublish")
+
+    async def copy(
+        self, source: CheckpointRecord, run: RunRecord, ttl_seconds: int | None
+    ) -> CheckpointRecord:
+        """Give `run` a private copy of a checkpoint, of the same kind and name."""
+        path = TinkerPath(run.id, source.tinker_path.kind, source.name)
+        size = await asyncio.to_thread(self._store.copy, source.key, path.key)
+        now = datetime.now(UTC)
+        copy = replace(
+            source,
+            path=str(path),
+            run_id=run.id,
+            owner=run.owner,
+            key=path.key,
+            size_bytes=size,
+            created_at=now,
+            expires_at=_expiry(now, ttl_seconds),
+            public=False,
+        )
+        await self._catalog.checkpoints.put(copy)
+        await self._note(copy, "checkpoint_copy", source_path=source.path)
+        return copy
+
     async def set_ttl(self, record: CheckpointRecord, ttl_seconds: int | None) -> None:
         """Let a checkpoint expire `ttl_seconds` from now; None keeps it for ever."""
-        expires: Any = None if ttl_seconds is None else datetime.now(UTC) + timedelta(seconds=ttl_seconds)
-        await self._catalog.checkpoints.update(record.path, expires_at=expires)
+        expires_at = _expiry(datetime.now(UTC), ttl_seconds)
+        await self._catalog.checkpoints.update(record.path, expires_at=expires_at)
+        await self._note(record, "checkpoint_ttl_set", ttl_seconds=ttl_seconds)
 
     async def delete(self, record: CheckpointRecord) -> None:
-        """Remove the record, then the folder: what is listed can always be loaded."""
-        await self._catalog.checkpoints.delete(record.path)
-        await asyncio.to_thread(self._store.delete, record.key)
+        """Remove a checkpoint as its owner asks."""
+        await self._remove(record)
+        await self._note(record, "checkpoint_delete")
 
     async def delete_snapshots(self, session_id: str) -> None:
         """Remove the unnamed sampler weights of a session; nothing can name them once it has ended."""
@@ -118,5 +165,28 @@ class CheckpointService:
         """Remove what is past its time. Returns how many."""
         expired = await self._catalog.checkpoints.expired()
         for record in expired:
-            await self.delete(record)
+            await self._remove(record)
+            await self._note(record, "checkpoint_expire")
         return len(expired)
+
+    async def _remove(self, record: CheckpointRecord) -> None:
+        """The record first, then the folder: what is listed can always be loaded."""
+        await self._catalog.checkpoints.delete(record.path)
+        await asyncio.to_thread(self._store.delete, record.key)
+
+    async def _note(self, record: CheckpointRecord, event: str, **details: str | int | None) -> None:
+        await self._audit.note(record.owner, event, tinker_path=record.path, **details)
+
+    def _owner_of(self, access_token: str) -> str | None:
+        try:
+            return self._authenticator.authenticate(access_token).owner
+        except Unauthorized:
+            return None
+
+
+def _expiry(now: datetime, ttl_seconds: int | None) -> datetime | None:
+    return None if ttl_seconds is None else now + timedelta(seconds=ttl_seconds)
+
+
+def _missing(path: str) -> str:
+    return f"no checkpoint {path}: it was never saved, was deleted, or expired"

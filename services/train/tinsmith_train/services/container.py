@@ -5,14 +5,19 @@ from typing import Self
 
 from tinsmith_common.stores import Stores
 from tinsmith_train.config import TrainingConfig
+from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.copies import CopyService
 from tinsmith_train.services.custom_losses import CustomLossService
+from tinsmith_train.services.downloads import DownloadService, UrlSigner
 from tinsmith_train.services.models import ModelService
 from tinsmith_train.services.registry import ModelRegistry
 from tinsmith_train.services.runs import RunService
+from tinsmith_train.services.session_search import SessionSearch
 from tinsmith_train.services.sessions import SessionService
 from tinsmith_train.services.submission import Submissions
 from tinsmith_train.services.training import TrainingService
+from tinsmith_train.services.usage import UsageService
 from tinsmith_train.services.weights import WeightsService
 
 
@@ -21,29 +26,42 @@ class Services:
     """What routers delegate to."""
 
     sessions: SessionService
+    search: SessionSearch
+    audit: AuditLog
+    usage: UsageService
     models: ModelService
     training: TrainingService
     custom_losses: CustomLossService
     weights: WeightsService
     checkpoints: CheckpointService
     runs: RunService
+    copies: CopyService
+    downloads: DownloadService
     registry: ModelRegistry
 
     @classmethod
     def build(cls, config: TrainingConfig, stores: Stores) -> Self:
         """Wire the services on these stores. The registry is empty until the runtime has loaded models."""
         registry = ModelRegistry()
-        checkpoints = CheckpointService(stores.catalog, stores.checkpoints)
+        audit = AuditLog(stores.catalog)
+        checkpoints = CheckpointService(stores.catalog, stores.checkpoints, stores.authenticator, audit)
         models = ModelService(registry, stores.futures, stores.catalog, checkpoints, config.max_lora_rank)
         submissions = Submissions(registry, stores.futures, stores.catalog)
         custom_losses = CustomLossService(stores.futures, stores.catalog)
         return cls(
-            sessions=SessionService(stores.catalog, models),
+            sessions=SessionService(stores.catalog, models, audit),
+            search=SessionSearch(stores.catalog),
+            audit=audit,
+            usage=UsageService(stores.catalog),
             models=models,
             training=TrainingService(submissions, custom_losses),
             custom_losses=custom_losses,
             weights=WeightsService(registry, submissions, stores.catalog, checkpoints),
             checkpoints=checkpoints,
+            downloads=DownloadService(
+                checkpoints, UrlSigner(config.metadata_dir / "download.key"), config.public_url
+            ),
+            copies=CopyService(stores.catalog, checkpoints),
             runs=RunService(stores.catalog, checkpoints),
             registry=registry,
         )

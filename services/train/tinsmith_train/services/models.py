@@ -78,7 +78,7 @@ class ModelService:
 
         async def prepare() -> tuple[RunRecord, Task]:
             _check_optimizer(body.optimizer_config)
-            checkpoint = await self._checkpoints.loadable(owner, body.path)
+            checkpoint = await self._checkpoints.loadable(owner, body.path, body.weights_access_token)
             _check_base(checkpoint, body.base_model)
             self._registry.base(checkpoint.base_model)
 

@@ -6,6 +6,7 @@ from tinsmith_common.catalog import Catalog, CheckpointRecord, Page, RunRecord
 from tinsmith_common.checkpoints import CheckpointKind
 from tinsmith_common.errors import NotFound
 from tinsmith_common.wire.runs import (
+    AccessScope,
     Checkpoint,
     CheckpointsResponse,
     Cursor,
@@ -22,20 +23,31 @@ class RunService:
         self._catalog = catalog
         self._checkpoints = checkpoints
 
-    async def list_runs(self, owner: str, offset: int, limit: int) -> TrainingRunsResponse:
-        """A page of runs, newest first."""
-        page = await self._catalog.runs.of_owner(owner, offset, limit)
-        runs = [await self._describe(run) for run in page.items]
+    async def list_runs(
+        self, owner: str, offset: int, limit: int, scope: AccessScope, project_id: str | None
+    ) -> TrainingRunsResponse:
+        """A page of runs, newest first. Others' runs are accessible while they have a public checkpoint."""
+        page = await self._catalog.runs.visible_to(
+            owner, offset, limit, accessible=scope == "accessible", project_id=project_id
+        )
+        runs = [await self._describe(owner, run) for run in page.items]
         return TrainingRunsResponse(training_runs=runs, cursor=_cursor(page))
 
-    async def get_run(self, owner: str, run_id: str) -> TrainingRun:
+    async def get_run(self, owner: str, run_id: str, scope: AccessScope) -> TrainingRun:
         """One run. Raises `NotFound`."""
-        return await self._describe(await self._require(owner, run_id))
+        run = await self._catalog.runs.get(run_id)
+        if run is None or (run.owner != owner and scope == "owned"):
+            raise NotFound(f"no training run {run_id}")
+        if run.owner != owner and not await self._visible(owner, run):
+            raise NotFound(f"no training run {run_id}")
+        return await self._describe(owner, run)
 
     async def checkpoints_of_run(self, owner: str, run_id: str) -> CheckpointsResponse:
-        """All checkpoints of one run, oldest first."""
-        await self._require(owner, run_id)
-        records = await self._checkpoints.of_run(run_id)
+        """The checkpoints of one run, oldest first; of somebody else's, the public ones."""
+        run = await self._catalog.runs.get(run_id)
+        records = () if run is None else await self._visible(owner, run)
+        if run is None or (run.owner != owner and not records):
+            raise NotFound(f"no training run {run_id}")
         return CheckpointsResponse(checkpoints=[to_wire(record) for record in records])
 
     async def checkpoints_of_owner(self, owner: str, offset: int, limit: int) -> CheckpointsResponse:
@@ -45,14 +57,12 @@ class RunService:
             checkpoints=[to_wire(record) for record in page.items], cursor=_cursor(page)
         )
 
-    async def _require(self, owner: str, run_id: str) -> RunRecord:
-        run = await self._catalog.runs.get(run_id)
-        if run is None or run.owner != owner:
-            raise NotFound(f"no training run {run_id}")
-        return run
+    async def _visible(self, owner: str, run: RunRecord) -> tuple[CheckpointRecord, ...]:
+        records = await self._checkpoints.of_run(run.id)
+        return tuple(record for record in records if record.public or record.owner == owner)
 
-    async def _describe(self, run: RunRecord) -> TrainingRun:
-        checkpoints = await self._checkpoints.of_run(run.id)
+    async def _describe(self, owner: str, run: RunRecord) -> TrainingRun:
+        checkpoints = await self._visible(owner, run)
         return TrainingRun(
             training_run_id=run.id,
             base_model=run.base_model,

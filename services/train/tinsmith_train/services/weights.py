@@ -1,5 +1,6 @@
 """Saving and loading a loaded model's weights, in the order of its lane."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from tinsmith_common.wire.training import OperationAddress
 from tinsmith_common.wire.weights import (
     LoadWeightsRequest,
     LoadWeightsResult,
+    SaveWeightsExternalRequest,
+    SaveWeightsExternalResult,
     SaveWeightsForSamplerRequest,
     SaveWeightsForSamplerResult,
     SaveWeightsRequest,
@@ -25,6 +28,7 @@ from tinsmith_common.wire.weights import (
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.scheduler.operations import Task
 from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.exports import finish_export, parse_recipients
 from tinsmith_train.services.models import as_text
 from tinsmith_train.services.registry import ModelRegistry
 from tinsmith_train.services.submission import Submissions
@@ -89,6 +93,30 @@ class WeightsService:
 
         return await self._submit(owner, address, PromiseKind.SAVE_WEIGHTS_FOR_SAMPLER, build)
 
+    async def save_external(self, owner: str, address: OperationAddress, body: bytes) -> str:
+        """Submit `save_weights_external`. Answers the request id."""
+
+        def build() -> Task:
+            request = _validated(SaveWeightsExternalRequest, body)
+            path = TinkerPath(address.model_id, CheckpointKind.EXTERNAL, check_name(request.path))
+            recipients = parse_recipients(request.age_encryption_recipients or ())
+            run = self._run(owner, address)
+
+            async def execute(backend: TrainBackend) -> bytes:
+                async def fill(folder: Path) -> None:
+                    await backend.export_adapter(run.id, folder)
+                    await asyncio.to_thread(finish_export, folder, recipients)
+
+                record = await self._checkpoints.save(
+                    run, path, fill, overwrite=False, ttl_seconds=request.ttl_seconds, user_metadata=None
+                )
+                result = SaveWeightsExternalResult(path=str(path), size_bytes=record.size_bytes)
+                return result.model_dump_json().encode()
+
+            return Task(execute)
+
+        return await self._submit(owner, address, PromiseKind.SAVE_WEIGHTS_EXTERNAL, build)
+
     async def load(self, owner: str, address: OperationAddress, body: LoadWeightsRequest) -> str:
         """Submit `load_weights` into a loaded model. Answers the request id."""
 
@@ -96,7 +124,7 @@ class WeightsService:
             run = self._run(owner, address)
 
             async def execute(backend: TrainBackend) -> bytes:
-                checkpoint = await self._checkpoints.loadable(owner, body.path)
+                checkpoint = await self._checkpoints.loadable(owner, body.path, body.weights_access_token)
                 if (checkpoint.base_model, checkpoint.rank) != (run.base_model, run.rank):
                     raise InvalidInput(
                         f"{body.path} is rank {checkpoint.rank} on {checkpoint.base_model}; this model is "

@@ -1,0 +1,77 @@
+"""Searching sessions (spec section 3.2)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, Field
+
+from tinsmith_common.wire.base import WireModel
+from tinsmith_common.wire.sessions import FinishReason
+
+
+class AssignProjectRequest(WireModel):
+    """Moves a session, and what it made, to a project."""
+
+    project_id: str = Field(min_length=1, max_length=200)
+
+
+class Owners(WireModel):
+    """Whose sessions."""
+
+    type: Literal["own", "accessible", "user"] = "own"
+    owner_urns: list[str] = Field(default_factory=list[str], max_length=10)
+
+
+class StatusQuery(WireModel):
+    """One status to match; `reasons` narrows `client_finished`."""
+
+    type: Literal["active", "cancelled", "failed", "client_finished"]
+    reasons: list[str] | None = None
+
+
+class SearchCursor(WireModel):
+    """The last session of the page before."""
+
+    last_created_at: AwareDatetime
+    last_session_id: str
+
+
+class SearchSessionsRequest(WireModel):
+    """All conditions hold together, except that `session_id` or `display_name` suffices of those two."""
+
+    session_id: str | None = None
+    project_ids: list[str] | None = None
+    user_metadata: dict[str, str] = Field(default_factory=dict[str, str])
+    display_name: str | None = Field(default=None, min_length=1)
+    owner: Owners = Owners()
+    statuses: Annotated[list[StatusQuery], Field(min_length=1)] | None = None
+    limit: int = Field(default=50, ge=1, le=200)
+    cursor: SearchCursor | None = None
+
+
+class SessionStatus(WireModel):
+    """`active`, or `client_finished` with its reason."""
+
+    type: Literal["active", "client_finished"]
+    reason: FinishReason | None = None
+    detail: str | None = None
+
+
+class SessionSummary(WireModel):
+    """One session found. `status` is absent where its client went silent."""
+
+    session_id: str
+    created_at: AwareDatetime
+    owner: str
+    project_id: str
+    checkpoints_count: int
+    checkpoint_storage_bytes: int
+    status: SessionStatus | None = None
+    display_name: str | None = None
+    user_metadata: dict[str, Any] | None = None
+
+
+class SearchSessionsResponse(WireModel):
+    """A page, newest first; without `next_cursor` it is the last."""
+
+    sessions: list[SessionSummary]
+    next_cursor: SearchCursor | None = None

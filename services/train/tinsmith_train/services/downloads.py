@@ -1,0 +1,114 @@
+"""Downloads of exported weights by URLs that expire and need no credential."""
+
+import asyncio
+import hashlib
+import hmac
+import os
+import secrets
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+from tinsmith_common.catalog import CheckpointRecord
+from tinsmith_common.checkpoints import CheckpointKind, TinkerPath
+from tinsmith_common.errors import Forbidden, InvalidInput, NotFound
+from tinsmith_common.wire.weights import ExternalWeightsUrlsResponse
+from tinsmith_train.services.checkpoints import CheckpointService
+
+URL_LIFETIME = timedelta(hours=1)
+"""Clients sign again five minutes before the end, and before every file if less than that is left."""
+
+_KEY_BYTES = 32
+
+
+class UrlSigner:
+    """Signs with a key of this deployment, made at its first use and readable by its user only."""
+
+    def __init__(self, key_file: Path) -> None:
+        self._key_file = key_file
+
+    def sign(self, *parts: str) -> str:
+        """The signature of these parts. Blocks on the file system."""
+        message = "\0".join(parts).encode()
+        return hmac.new(self._key(), message, hashlib.sha256).hexdigest()
+
+    def verify(self, signature: str, *parts: str) -> bool:
+        """Whether `signature` is that of these parts. Blocks on the file system."""
+        return hmac.compare_digest(self.sign(*parts).encode(), signature.encode())
+
+    def _key(self) -> bytes:
+        if not self._key_file.exists():
+            self._create()
+        return self._key_file.read_bytes()
+
+    def _create(self) -> None:
+        """Several replicas may do so at once: a link appears whole, and only the first one does."""
+        self._key_file.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._key_file.with_name(f".{self._key_file.name}.{secrets.token_hex(6)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+        try:
+            os.link(draft, self._key_file)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+
+
+class DownloadService:
+    """Hands out download URLs of exports and finds the file behind one."""
+
+    def __init__(self, checkpoints: CheckpointService, signer: UrlSigner, public_url: str | None) -> None:
+        self._checkpoints = checkpoints
+        self._signer = signer
+        self._public_url = public_url
+
+    async def urls(
+        self, owner: str, run_id: str, checkpoint_id: str, asked_at: str
+    ) -> ExternalWeightsUrlsResponse:
+        """A URL per file of an export. `asked_at` is the address the client used for this server."""
+        record = await self._checkpoints.readable(owner, f"tinker://{run_id}/{checkpoint_id}")
+        if record.kind != CheckpointKind.EXTERNAL:
+            raise InvalidInput(f"{record.path} cannot be downloaded; save it with save_weights_external")
+        expires = datetime.now(UTC).replace(microsecond=0) + URL_LIFETIME
+        folder = await self._checkpoints.folder(record)
+        base = (self._public_url or asked_at).rstrip("/")
+        return ExternalWeightsUrlsResponse(
+            urls=await asyncio.to_thread(self._sign_all, record, folder, base, expires), expires=expires
+        )
+
+    async def file(self, run_id: str, name: str, file: str, expires: int, signature: str) -> Path:
+        """The file that a URL names. Raises `Forbidden` unless its signature is right and its time not over."""
+        record = await self._checkpoints.live(str(TinkerPath(run_id, CheckpointKind.EXTERNAL, name)))
+        signed = _signed_parts(record, file, expires)
+        if not await asyncio.to_thread(self._signer.verify, signature, *signed):
+            raise Forbidden("this download URL was not made here, or was altered")
+        if datetime.now(UTC).timestamp() >= expires:
+            raise Forbidden("this download URL has expired; ask for external_weights_urls again")
+        folder = await self._checkpoints.folder(record)
+        # Only names that were listed are ever signed; compared again so that no other file can be reached.
+        if file not in await asyncio.to_thread(_file_names, folder):
+            raise NotFound(f"{record.path} has no file {file}")
+        return folder / file
+
+    def _sign_all(
+        self, record: CheckpointRecord, folder: Path, base: str, expires: datetime
+    ) -> dict[str, str]:
+        until = int(expires.timestamp())
+        urls: dict[str, str] = {}
+        for file in _file_names(folder):
+            signature = self._signer.sign(*_signed_parts(record, file, until))
+            place = "/".join(quote(part) for part in (record.run_id, record.name, *file.split("/")))
+            query = urlencode({"expires": until, "signature": signature})
+            urls[file] = f"{base}/api/v1/external_weights/{place}?{query}"
+        return urls
+
+
+def _signed_parts(record: CheckpointRecord, file: str, expires: int) -> tuple[str, ...]:
+    # With the time of its creation, so that a URL does not outlive its export into a later one of that name.
+    return record.path, record.created_at.isoformat(), file, str(expires)
+
+
+def _file_names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
