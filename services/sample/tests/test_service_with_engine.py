@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import create_engine, insert
 
@@ -159,9 +160,14 @@ def test_weights_saved_again_under_the_same_name_are_new_weights(service: Proces
     target.parent.mkdir(parents=True)
     saved.rename(target)
     _add_sampling_session(service.folder, "s:sample:1", "s:train:0/sampler_weights/a")
-    first = service.result(service.sample(0, "s:sample:1")).prompt_logprobs
-    again = service.result(service.sample(1, "s:sample:1")).prompt_logprobs
-    assert first == again
+
+    def scores(seq_id: int) -> NDArray[np.float32]:
+        answer = service.result(service.sample(seq_id, "s:sample:1"))
+        return np.frombuffer(answer.prompt_logprobs, "<f4")[1:]
+
+    first = scores(0)
+    # The last digit depends on what shares the batch and the cache; other weights move the first ones.
+    np.testing.assert_allclose(scores(1), first, atol=3e-5)
     weights = target / "adapter_model.safetensors"
     flipped = {name: -x if "lora_B" in name else x for name, x in load_file(weights).items()}
     replacement = target.with_name("new")
@@ -169,7 +175,7 @@ def test_weights_saved_again_under_the_same_name_are_new_weights(service: Proces
     save_file(flipped, replacement / weights.name)
     shutil.rmtree(target)
     replacement.rename(target)
-    assert service.result(service.sample(2, "s:sample:1")).prompt_logprobs != first
+    assert np.abs(scores(2) - first).max() > 1e-2
 
 
 def test_readiness_and_metrics_speak_of_the_engine(service: Process) -> None:
