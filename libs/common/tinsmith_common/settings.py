@@ -134,10 +134,6 @@ class CommonSettings(BaseSettings):
         """Folder of checkpoints and sampler weights."""
         return self.metadata_dir / "checkpoints"
 
-    def model(self, name: str) -> SupportedModel | None:
-        """The served model of that name."""
-        return next((model for model in self.supported_models if model.name == name), None)
-
     def locate(self, model: SupportedModel) -> str:
         """What a loader is given: a local folder if there is one, else the hub id."""
         return str(model.path) if model.path else locate_model(model.name, self.models_dir)

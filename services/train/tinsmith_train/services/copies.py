@@ -3,11 +3,12 @@
 import uuid
 from datetime import UTC, datetime
 
-from tinsmith_common.catalog import Catalog, CheckpointRecord, CopyRecord, RunRecord, SessionRecord
+from tinsmith_common.catalog import Catalog, CopyRecord, SessionRecord
 from tinsmith_common.checkpoints import TinkerPath
 from tinsmith_common.errors import InvalidInput, NotFound
 from tinsmith_common.wire.weights import CopyWeightsRequest
 from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.models import model_id_of, new_run, spec_of
 
 
 class CopyService:
@@ -23,7 +24,8 @@ class CopyService:
         """Copy a checkpoint. Answers the path of the copy; repeating a request answers the same path."""
         source = await self._checkpoints.readable(owner, body.source_path, access_token)
         session_id, model_seq_id = await self._destination(owner, body, idempotency_key)
-        run = _run_of_copy(source, owner, session_id, f"{session_id}:train:{model_seq_id}")
+        run_id = model_id_of(session_id, model_seq_id)
+        run = new_run(owner, session_id, run_id, source.base_model, spec_of(source), source.user_metadata)
         path = str(TinkerPath(run.id, source.tinker_path.kind, source.name))
         if await self._catalog.runs.get(run.id) is not None:
             made = await self._catalog.copies.get(run.id)
@@ -69,21 +71,3 @@ def _session_id(owner: str, idempotency_key: str | None) -> str:
     if idempotency_key is None:
         return str(uuid.uuid4())
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"tinsmith:copy_weights:{owner}:{idempotency_key}"))
-
-
-def _run_of_copy(source: CheckpointRecord, owner: str, session_id: str, run_id: str) -> RunRecord:
-    now = datetime.now(UTC)
-    return RunRecord(
-        id=run_id,
-        session_id=session_id,
-        owner=owner,
-        base_model=source.base_model,
-        rank=source.rank,
-        alpha=source.alpha,
-        train_attn=source.train_attn,
-        train_mlp=source.train_mlp,
-        train_unembed=source.train_unembed,
-        created_at=now,
-        last_request_at=now,
-        user_metadata=source.user_metadata,
-    )

@@ -44,7 +44,7 @@ class ModelService:
 
     async def create(self, owner: str, body: CreateModelRequest) -> str:
         """Create a model with a fresh adapter. Answers the request id."""
-        model_id = _model_id(body.session_id, body.model_seq_id)
+        model_id = model_id_of(body.session_id, body.model_seq_id)
         config = body.lora_config
         spec = LoraSpec(
             rank=config.rank,
@@ -63,9 +63,9 @@ class ModelService:
             _check_optimizer(body.optimizer_config)
             self._check_spec(spec)
             self._registry.base(body.base_model)
-            return _new_run(
-                owner, body.session_id, model_id, body.base_model, spec, body.user_metadata
-            ), Task(run)
+            return new_run(owner, body.session_id, model_id, body.base_model, spec, body.user_metadata), Task(
+                run
+            )
 
         return await self._begin(owner, body.session_id, model_id, PromiseKind.CREATE_MODEL, prepare)
 
@@ -73,7 +73,7 @@ class ModelService:
         """Create a model from saved weights (create-via-load). Answers the request id."""
         if body.session_id is None or body.model_seq_id is None:
             raise InvalidInput("load_weights needs session_id and model_seq_id, or model_id and seq_id")
-        model_id = _model_id(body.session_id, body.model_seq_id)
+        model_id = model_id_of(body.session_id, body.model_seq_id)
         session_id = body.session_id
 
         async def prepare() -> tuple[RunRecord, Task]:
@@ -87,8 +87,8 @@ class ModelService:
                 await backend.load_state(model_id, folder, with_optimizer=body.optimizer)
                 return LoadWeightsResult(path=body.path, model_id=model_id).model_dump_json().encode()
 
-            spec = _spec_of(checkpoint)
-            record = _new_run(owner, session_id, model_id, checkpoint.base_model, spec, body.user_metadata)
+            spec = spec_of(checkpoint)
+            record = new_run(owner, session_id, model_id, checkpoint.base_model, spec, body.user_metadata)
             return record, Task(run)
 
         return await self._begin(owner, session_id, model_id, PromiseKind.LOAD_WEIGHTS, prepare)
@@ -148,7 +148,8 @@ class ModelService:
             raise InvalidInput("nothing to train: set train_attn, train_mlp or train_unembed")
 
 
-def _model_id(session_id: str, model_seq_id: int) -> str:
+def model_id_of(session_id: str, model_seq_id: int) -> str:
+    """The id of a session's model, which is also its training run's."""
     # The SDK derives the id of a model created from a checkpoint itself, in exactly this form.
     return f"{session_id}:train:{model_seq_id}"
 
@@ -165,7 +166,8 @@ def _check_base(checkpoint: CheckpointRecord, base_model: str | None) -> None:
         )
 
 
-def _spec_of(checkpoint: CheckpointRecord) -> LoraSpec:
+def spec_of(checkpoint: CheckpointRecord) -> LoraSpec:
+    """The adapter's shape that a checkpoint was saved with."""
     return LoraSpec(
         rank=checkpoint.rank,
         alpha=checkpoint.alpha,
@@ -175,7 +177,7 @@ def _spec_of(checkpoint: CheckpointRecord) -> LoraSpec:
     )
 
 
-def _new_run(
+def new_run(
     owner: str,
     session_id: str,
     model_id: str,
@@ -183,6 +185,7 @@ def _new_run(
     spec: LoraSpec,
     user_metadata: Mapping[str, Any] | None,
 ) -> RunRecord:
+    """The record of a run that begins now."""
     now = datetime.now(UTC)
     return RunRecord(
         id=model_id,
