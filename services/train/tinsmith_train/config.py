@@ -18,7 +18,11 @@ class TrainingConfig(CommonSettings):
     train_device: Literal["auto", "cpu", "cuda"] = "auto"
     train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train_threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all cores")
-    tokens_per_pass: int = Field(default=8192, ge=128, description="tokens packed into one row")
+    tokens_per_pass: int | None = Field(
+        default=None,
+        ge=128,
+        description="tokens packed into one row; default: 8192, more for a small model on a GPU",
+    )
     tokens_per_cycle: int = Field(
         default=32_768, ge=128, description="tokens taken from all lanes before any lane is looked at again"
     )

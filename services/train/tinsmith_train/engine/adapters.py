@@ -30,7 +30,10 @@ class LoraTarget:
 
 @dataclass(frozen=True)
 class LoraPair:
-    """Views into an adapter's buffers: A `[rank, in]` and B `[out, rank]`, autograd leaves."""
+    """Views into an adapter's buffers: A `[rank, in]` and B `[out, rank]`, autograd leaves.
+
+    B lies in memory as `[rank, out]`, as A does as `[rank, in]`: kernels read both along the wide side.
+    """
 
     a: Tensor
     b: Tensor
@@ -82,7 +85,7 @@ class Adapter:
             end = middle + rank * target.out_features
             views[target.path] = (
                 flat[offset:middle].view(rank, target.in_features),
-                flat[middle:end].view(target.out_features, rank),
+                flat[middle:end].view(rank, target.out_features).T,
             )
             offset = end
         return views

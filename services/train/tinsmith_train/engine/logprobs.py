@@ -43,10 +43,58 @@ def target_logprobs(
     hidden `[T, hidden]`; target_rows int64 `[M]`, never falling; targets int64 `[M]`. Differentiable in `hidden` and
     in the factors of `spans`.
     """
+    if not spans.bounds and len(targets) == len(hidden):
+        frozen: Tensor = _FrozenHead.apply(hidden, head, targets, memory)
+        return frozen
     result: Tensor = _TargetLogprobs.apply(
         hidden, head, target_rows, targets, memory, spans.bounds, *spans.factors
     )
     return result
+
+
+class _FrozenHead(torch.autograd.Function):
+    """One target a row under a head without deltas.
+
+    The gradient of a row's logprob by its hidden state is `W[target] - softmax(logits) @ W`, whatever the loss. So
+    that second term is made while the logits exist, and the backward pass needs neither them nor a matmul.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Head, targets: Tensor, memory: LogitMemory) -> Tensor:
+        keep = bool(ctx.needs_input_grad[0])
+        result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        mean = torch.empty_like(hidden) if keep else None
+        size = max(1, memory.chunk_bytes // (4 * head.weight.shape[0]))
+        for rows, wanted, sink in zip(
+            hidden.split(size), targets.split(size), range(0, len(hidden), size), strict=True
+        ):
+            logits = F.linear(rows, head.weight, head.bias)
+            chosen = logits.gather(1, wanted[:, None])[:, 0].float()
+            log_sum = _softmax_(logits, keep=keep)
+            result[sink : sink + size] = chosen - log_sum
+            if mean is not None:
+                torch.mm(logits, head.weight, out=mean[sink : sink + size])
+        ctx.head = head
+        ctx.save_for_backward(mean, targets)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        mean, targets = ctx.saved_tensors
+        g = F.embedding(targets, ctx.head.weight).sub_(mean).mul_(grad_outputs[0][:, None].to(mean.dtype))
+        return g, None, None, None
+
+
+def _softmax_(logits: Tensor, *, keep: bool) -> Tensor:
+    """fp32 log of the summed exponentials of each row. With `keep`, `logits` is replaced by its softmax."""
+    if logits.is_cuda:
+        from tinsmith_train.engine.fused import ops  # needs Triton
+
+        return ops.softmax_(logits, keep=keep)
+    log_sum = torch.logsumexp(logits.float(), dim=1)
+    if keep:
+        logits.sub_(log_sum[:, None].to(logits.dtype)).exp_()
+    return log_sum
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM
 from tinsmith_common.errors import EngineFailure
 from tinsmith_train.engine.adapters import Group, LoraTarget
 from tinsmith_train.engine.attention import PACKED_ATTENTION, register_packed_attention
+from tinsmith_train.engine.decoder import Decoder, ModuleDecoder
+from tinsmith_train.engine.fused import weights as fused_weights
 from tinsmith_train.engine.logprobs import Head
 from tinsmith_train.engine.lora import LoraLinear, SpanTable
 from tinsmith_train.engine.types import ModelInfo
@@ -25,16 +27,14 @@ _LOGIT_CHANGES = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_s
 class BaseModel:
     """A frozen model whose linear layers are ready to carry deltas.
 
-    decoder: token ids and positions -> hidden states; needs `packed=PackedRow`.
-    spans:   the table that its layers read during a pass.
+    decoder: token ids and positions -> hidden states.
     name:    what the model is called to users and in exported adapters.
     """
 
     name: str
-    decoder: nn.Module
+    decoder: Decoder
     head: Head
     head_path: str
-    spans: SpanTable
     targets: tuple[LoraTarget, ...]
     info: ModelInfo
     device: torch.device
@@ -76,11 +76,13 @@ def prepare_base_model(name: str, model: Any) -> BaseModel:
     model.requires_grad_(False)
     model.eval()
     head = cast(nn.Linear, model.get_output_embeddings())
-    decoder = cast(nn.Module, model.get_decoder())
+    module = cast(nn.Module, model.get_decoder())
+    prefix = _path_of(model, module)
     head_path = _path_of(model, head)
-    spans = SpanTable()
+    table = SpanTable()
+    linears = _wrap_linears(module, prefix, table)
     targets = (
-        *_wrap_linears(decoder, _path_of(model, decoder), spans),
+        *linears,
         LoraTarget(head_path, head.in_features, head.out_features, "unembed"),
     )
     info = ModelInfo(
@@ -90,7 +92,21 @@ def prepare_base_model(name: str, model: Any) -> BaseModel:
         num_parameters=sum(p.numel() for p in model.parameters()),
     )
     frozen_head = Head(head.weight, head.bias)
-    return BaseModel(name, decoder, frozen_head, head_path, spans, targets, info, head.weight.device)
+    decoder = _decoder(module, prefix, table, [target.path for target in linears])
+    return BaseModel(name, decoder, frozen_head, head_path, targets, info, head.weight.device)
+
+
+def _decoder(module: nn.Module, prefix: str, table: SpanTable, paths: list[str]) -> Decoder:
+    """The fused layers where they can run, else the model's own modules."""
+    weight = next(module.parameters())
+    shape = fused_weights.shape_of(module) if weight.is_cuda and weight.dtype == torch.bfloat16 else None
+    if shape is None:
+        return ModuleDecoder(module, table, paths)
+    from tinsmith_train.engine.fused.decoder import (
+        FusedDecoder,
+    )  # needs Triton, which CPU builds come without
+
+    return FusedDecoder(module, prefix, shape)
 
 
 def _device(device: Device) -> torch.device:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def named_tensors(adapter: Adapter, flat: Tensor) -> dict[str, Tensor]:
     """Copies on the CPU of one of the adapter's flat buffers, by PEFT's tensor names."""
     host = flat.detach().cpu()
     return {
-        f"base_model.model.{path}.lora_{side}.weight": tensor.clone()
+        f"base_model.model.{path}.lora_{side}.weight": tensor.clone(memory_format=torch.contiguous_format)
         for path, pair in adapter.views(host).items()
         for side, tensor in zip("AB", pair, strict=True)
     }

@@ -1,7 +1,6 @@
 """The engine: one frozen base model, many adapters, and the operations of the training API on them."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,8 @@ from torch import Tensor
 from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound, TinsmithError
 from tinsmith_train.engine import checkpoint, peft_export
 from tinsmith_train.engine.adapters import Adapter
-from tinsmith_train.engine.attention import PackedRow
+from tinsmith_train.engine.decoder import Owner, spans_of
 from tinsmith_train.engine.logprobs import LogitMemory, target_logprobs
-from tinsmith_train.engine.lora import SpanSet
 from tinsmith_train.engine.losses import Measured, Positions
 from tinsmith_train.engine.model import BaseModel
 from tinsmith_train.engine.packing import MicroBatch, pack
@@ -125,7 +123,7 @@ class LoraTrainer:
         before = [adapter.grad.clone() if adapter.has_grad else None for adapter in adapters]
         collector = _Collector(items)
         try:
-            for row in pack(items, self._limits.tokens_per_pass):
+            for row in pack(items, self._row_tokens()):
                 self._run_row(row, items, collector)
         except Exception as error:
             for adapter, grad in zip(adapters, before, strict=True):
@@ -139,9 +137,7 @@ class LoraTrainer:
 
     def _run_row(self, row: MicroBatch, items: Mapping[int, CheckedItem], collector: "_Collector") -> None:
         """Forward, losses, and backward unless the row only looks."""
-        with ExitStack() as stack:
-            stack.enter_context(torch.set_grad_enabled(not row.forward_only))
-            stack.enter_context(self._base.spans.active(self._spans(row)))
+        with torch.set_grad_enabled(not row.forward_only):
             logprobs = self._logprobs(row)
             leaf = logprobs.detach().requires_grad_()
             losses = self._losses(row, items, leaf)
@@ -158,14 +154,23 @@ class LoraTrainer:
             torch.from_numpy(array).to(device)
             for array in (row.tokens, row.positions, row.target_rows, row.targets)
         )
-        packed = PackedRow.of(row.lengths, device)
-        output = self._base.decoder(
-            input_ids=tokens[None], position_ids=positions[None], use_cache=False, packed=packed
-        )
-        hidden: Tensor = output.last_hidden_state[0]
-        memory = LogitMemory(self._limits.logits_chunk_mib * MIB, self._limits.logits_keep_mib * MIB)
-        spans = self._base.spans.of(self._base.head_path)
-        return target_logprobs(hidden, self._base.head, spans, target_rows, targets, memory)
+        owners = [Owner(span.start, span.stop, self._adapters[span.adapter_id]) for span in row.spans]
+        hidden = self._base.decoder.hidden(tokens, positions, row.lengths, owners)
+        spans = spans_of(self._base.head_path, owners)
+        return target_logprobs(hidden, self._base.head, spans, target_rows, targets, self._memory())
+
+    def _row_tokens(self) -> int:
+        """Few long rows keep a GPU busy: each costs the host some thousand launches."""
+        per_token = self._base.decoder.bytes_per_token
+        if self._limits.tokens_per_pass is not None:
+            return self._limits.tokens_per_pass
+        fit = 0 if per_token is None else 32 * 2**30 // per_token // 1024 * 1024
+        return min(max(fit, 8192), 32768)
+
+    def _memory(self) -> LogitMemory:
+        limits = self._limits
+        chunk_mib = limits.logits_chunk_mib or (2048 if self._base.device.type == "cuda" else 64)
+        return LogitMemory(chunk_mib * MIB, limits.logits_keep_mib * MIB)
 
     def _losses(self, row: MicroBatch, items: Mapping[int, CheckedItem], logprobs: Tensor) -> list[Measured]:
         """One scalar for each part of the row, with its metrics."""
@@ -186,20 +191,6 @@ class LoraTrainer:
                 raise _BadItem(part.item, error) from error
             losses.append(loss if isinstance(loss, Measured) else Measured(loss, {}))
         return losses
-
-    def _spans(self, row: MicroBatch) -> dict[str, SpanSet]:
-        by_module: dict[str, SpanSet] = {}
-        for target in self._base.targets:
-            owners = [
-                (span, adapter, adapter.pairs[target.path])
-                for span in row.spans
-                if target.path in (adapter := self._adapters[span.adapter_id]).pairs
-            ]
-            by_module[target.path] = SpanSet(
-                bounds=tuple((span.start, span.stop, adapter.scale) for span, adapter, _ in owners),
-                factors=tuple(factor for _, _, pair in owners for factor in (pair.a, pair.b)),
-            )
-        return by_module
 
 
 class _Collector:

@@ -89,11 +89,12 @@ class ModelInfo:
 class TrainerLimits:
     """Memory of a pass.
 
-    tokens_per_pass:  tokens in one packed row; a longer sequence gets a row of its own.
-    logits_chunk_mib: fp32 logits computed at a time.
+    tokens_per_pass:  tokens in one packed row; a longer sequence gets a row of its own. None: 8192, and on a GPU up to
+                      32768 where the activations of so many take at most 32 GiB.
+    logits_chunk_mib: fp32 logits computed at a time; None: 64 on a CPU, 2048 on a GPU, which wants large matmuls.
     logits_keep_mib:  log-softmax kept for the backward pass, which is computed again when it would be larger.
     """
 
-    tokens_per_pass: int = 8192
-    logits_chunk_mib: int = 64
+    tokens_per_pass: int | None = None
+    logits_chunk_mib: int | None = None
     logits_keep_mib: int = 1024
