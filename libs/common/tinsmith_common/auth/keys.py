@@ -31,7 +31,9 @@ class Authenticator:
     def authenticate(self, key: str | None) -> Principal:
         """The principal of `key`. Raises `Unauthorized` when it is missing or unknown."""
         if not key:
-            raise Unauthorized("no API key: send it in the X-API-Key header (the SDK reads TINKER_API_KEY)")
+            raise Unauthorized(
+                "no API key: send it as X-API-Key or as Authorization: Bearer (the SDK reads TINKER_API_KEY)"
+            )
         if not hmac.compare_digest(_digest(key), self._digest):
             raise Unauthorized("this API key is not known here: check TINKER_API_KEY")
         return self._principal
