@@ -16,6 +16,9 @@ from tinsmith_common.http import Caller, install_http
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
 
+# The HTTP shell asks nothing of the store that its own tests do not ask of both kinds.
+pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+
 KEY = {"X-API-Key": "tml-slime-dev-key"}
 
 

@@ -24,8 +24,8 @@ async def get_principal(
     x_api_key: Annotated[str | None, Header()] = None,
     authorization: Annotated[str | None, Header()] = None,
 ) -> Principal:
-    """The authenticated account, by `X-API-Key` or else by `Authorization: Bearer`. Raises `Unauthorized`."""
-    return get_stores(request).authenticator.authenticate(x_api_key or _bearer_token(authorization))
+    """The account of the key or token in `X-API-Key` or else in `Authorization: Bearer`. Raises `Unauthorized`."""
+    return await get_stores(request).authenticator.authenticate(x_api_key or _bearer_token(authorization))
 
 
 def _bearer_token(authorization: str | None) -> str | None:
