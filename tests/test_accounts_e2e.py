@@ -12,6 +12,7 @@ import httpx
 import pytest
 import tinker
 
+from tests.accounts import http, keys
 from tests.data import some_tokens, supervised
 from tinsmith_common.auth import KEY_AGE_S
 from tinsmith_local import Stack
@@ -19,17 +20,6 @@ from tinsmith_local import Stack
 pytestmark = pytest.mark.e2e
 
 MODEL = "tinsmith/tiny-qwen3"
-
-
-def keys(stack: Stack, *arguments: str) -> str:
-    """Run the keys command as an operator does, while the stack runs. Answers what it printed."""
-    environment = {**os.environ, "METADATA_DIR": str(stack.config.data_dir / "metadata")}
-    command = [sys.executable, "-m", "tinsmith_common.keys", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def http(stack: Stack, key: str) -> httpx.Client:
-    return httpx.Client(base_url=f"{stack.base_url}/api/v1", headers={"X-API-Key": key}, timeout=60)
 
 
 def failure(client: httpx.Client, url: str, **body: Any) -> str:
@@ -47,7 +37,7 @@ def ann(stack: Stack) -> Iterator[tinker.ServiceClient]:
 
 @pytest.fixture(scope="module")
 def bobs_key(stack: Stack) -> str:
-    return keys(stack, "create", "bob", "--name", "laptop", "--note", "of bob")
+    return keys(stack, "create", "bob")
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +119,11 @@ def test_a_revoked_key_is_refused_by_both_services_within_its_age(stack: Stack, 
         ask = {"sampling_session_id": "none"}
         assert client.get("/sessions").status_code == 200
         assert client.post("/join_sampling_session", json=ask).status_code == 404
-        listed = next(line for line in keys(stack, "list").splitlines() if line.endswith("of bob"))
-        last = keys(stack, "list").splitlines()[-1]
-        keys(stack, "revoke", last.split()[0])
+        keys(stack, "revoke", keys(stack, "list").splitlines()[-1].split()[0])
         time.sleep(KEY_AGE_S)  # the claim is this time, not that it takes as long
         assert client.get("/sessions").status_code == 401
         assert client.post("/join_sampling_session", json=ask).status_code == 401
         assert other.get("/sessions").status_code == 200
-        assert "laptop" in listed
 
 
 def test_a_user_logs_in_with_a_key_and_can_revoke_it(stack: Stack, tmp_path: Path) -> None:
@@ -147,7 +134,14 @@ def test_a_user_logs_in_with_a_key_and_can_revoke_it(stack: Stack, tmp_path: Pat
     def tinker_auth(command: str, given: str = "") -> subprocess.CompletedProcess[str]:
         arguments = [str(Path(sys.executable).with_name("tinker")), "auth", command]
         return subprocess.run(
-            arguments, env=environment, input=given, capture_output=True, text=True, check=False, timeout=120
+            arguments,
+            env=environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            start_new_session=True,  # the prompt would read from a terminal, if there is one
         )
 
     login = tinker_auth("login", key + "\n")

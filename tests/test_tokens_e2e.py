@@ -11,8 +11,8 @@ import httpx
 import pytest
 import tinker
 
+from tests.accounts import http, keys
 from tests.data import some_tokens, supervised
-from tests.test_accounts_e2e import http, keys
 from tinsmith_common.auth import KEY_AGE_S
 from tinsmith_local import Stack, StackConfig
 
@@ -29,7 +29,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def key(stack: Stack) -> str:
     return keys(stack, "create", OWNER)
 
@@ -88,8 +88,8 @@ def test_a_client_whose_token_is_refused_fetches_another_and_goes_on(stack: Stac
     assert rest.list_sessions().result().sessions is not None
 
 
-def test_a_token_ends_with_its_key(stack: Stack, key: str) -> None:
-    token = token_of(stack, key)
+def test_a_token_ends_with_its_key(stack: Stack) -> None:
+    token = token_of(stack, keys(stack, "create", "bob"))
     assert [answer.status_code for answer in answers(stack, token)] == [200, 404]
     keys(stack, "revoke", keys(stack, "list").splitlines()[-1].split()[0])
     time.sleep(KEY_AGE_S)

@@ -147,6 +147,14 @@ async def test_replacing_what_signs_ends_all_tokens(tmp_path: Path, replaced: st
         await later.read(token)
 
 
+async def test_a_secret_that_another_process_replaced_is_taken_up_at_once(tmp_path: Path) -> None:
+    reader = make_tokens(tmp_path)
+    await reader.read(await reader.issue(Principal("ann")))
+    (tmp_path / "token.key").unlink()
+    token = await make_tokens(tmp_path).issue(Principal("bob"))
+    assert (await reader.read(token)).owner == "bob"
+
+
 async def forged(tmp_path: Path, kind: str) -> str:
     """A token of the right claims that nobody but its forger signed."""
     mine = await make_tokens(tmp_path).issue(Principal("ann"))

@@ -58,17 +58,14 @@ class Tokens:
     async def read(self, token: str) -> Principal:
         """Whom a token stands for. Raises `InvalidToken`. Whether its key was revoked is not asked here."""
         try:
-            claims = jwt.decode(token, await self._signing_key(), algorithms=[_ALGORITHM]).claims
-            _CLAIMS.validate(claims)
-        except ExpiredTokenError as error:
-            raise InvalidToken("this token has expired; exchange the API key for a new one") from error
-        except (JoseError, ValueError) as error:
-            raise InvalidToken("this token was not made here; exchange the API key for a new one") from error
-        return Principal(claims["sub"], claims["key_id"], claims["exp"])
+            return _principal(token, await self._signing_key())
+        except InvalidToken:
+            # Another process may have replaced the secret a moment ago, and have signed with the new one.
+            return _principal(token, await self._signing_key(max_age_s=0))
 
-    async def _signing_key(self) -> OctKey:
+    async def _signing_key(self, max_age_s: float = _SECRET_AGE_S) -> OctKey:
         now = time.monotonic()
-        if self._key is None or now - self._read_at > _SECRET_AGE_S:
+        if self._key is None or now - self._read_at > max_age_s:
             secret = await asyncio.to_thread(self._secret.read)
             self._key = OctKey.import_key(hmac.new(secret, self._salt, hashlib.sha256).digest())
             self._read_at = now
@@ -82,3 +79,14 @@ _CLAIMS = jwt.JWTClaimsRegistry(
     exp={"essential": True},
     key_id={"essential": True},
 )
+
+
+def _principal(token: str, key: OctKey) -> Principal:
+    try:
+        claims = jwt.decode(token, key, algorithms=[_ALGORITHM]).claims
+        _CLAIMS.validate(claims)
+    except ExpiredTokenError as error:
+        raise InvalidToken("this token has expired; exchange the API key for a new one") from error
+    except (JoseError, ValueError) as error:
+        raise InvalidToken("this token was not made here; exchange the API key for a new one") from error
+    return Principal(claims["sub"], claims["key_id"], claims["exp"])
