@@ -54,7 +54,7 @@ def test_the_key_of_a_new_account_trains_and_samples(
     anns_run.forward_backward([supervised(some_tokens(1))], "cross_entropy").result()
     anns_run.optim_step(tinker.AdamParams(learning_rate=1e-3)).result()
     prompt = tinker.ModelInput.from_ints(list(some_tokens(1)[:8]))
-    sampler = anns_run.save_weights_and_get_sampling_client()
+    sampler = anns_run.save_weights_and_get_sampling_client().result()
     sampled = sampler.sample(prompt, 1, tinker.SamplingParams(max_tokens=2)).result()
     assert len(sampled.sequences[0].tokens) == 2
 
@@ -88,7 +88,7 @@ def test_weights_of_others_can_neither_be_loaded_nor_sampled(
         with pytest.raises(tinker.RequestFailedError, match="no checkpoint"):
             bob.create_training_client_from_state(f"tinker://{run_id}/weights/mine").result()
         with pytest.raises(tinker.NotFoundError):
-            bob.create_sampling_client(model_path=f"tinker://{run_id}/sampler_weights/mine")
+            bob.create_sampling_client(model_path=f"tinker://{run_id}/sampler_weights/mine").result()
 
 
 def test_operations_on_what_others_have_fail_and_take_no_place(

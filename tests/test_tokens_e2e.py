@@ -50,11 +50,11 @@ def test_training_sampling_and_whoami_run_on_a_token(stack: Stack, key: str) -> 
     with tinker.ServiceClient(base_url=stack.base_url, api_key=key) as service:
         trainer = service.create_lora_training_client(MODEL, rank=4).result()
         trainer.forward_backward([supervised(some_tokens(1))], "cross_entropy").result()
-        sampler = trainer.save_weights_and_get_sampling_client()
+        sampler = trainer.save_weights_and_get_sampling_client().result()
         prompt = tinker.ModelInput.from_ints(list(some_tokens(1)[:8]))
         sampled = sampler.sample(prompt, 1, tinker.SamplingParams(max_tokens=2)).result()
         assert len(sampled.sequences[0].tokens) == 2
-        identity = service.create_rest_client().whoami().result()
+    identity = tinker.RestClient(base_url=stack.base_url, api_key=key).whoami().result()
     assert (identity.user_urn, identity.email) == (OWNER, OWNER)
     assert identity.org_urn == "tml:organization:apples"
 

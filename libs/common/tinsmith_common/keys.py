@@ -17,6 +17,7 @@ from pydantic_settings import SettingsConfigDict
 from tinsmith_common.auth import KEY_AGE_S, ApiKey, ApiKeys, digest, new_key
 from tinsmith_common.database import Database
 from tinsmith_common.errors import InvalidInput, NotFound, TinsmithError
+from tinsmith_common.observability import configure_logging
 from tinsmith_common.settings import CommonSettings
 
 _COLUMNS = ("ID", "OWNER", "NAME", "CREATED", "LAST USED", "REVOKED", "NOTE")
@@ -58,6 +59,8 @@ def as_table(keys: Sequence[ApiKey]) -> str:
 def main() -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args()
+    # On standard error, away from the key.
+    configure_logging("WARNING", json_lines=False)
     try:
         settings = KeySettings.load(options.config)
         asyncio.run(_run(options, settings))

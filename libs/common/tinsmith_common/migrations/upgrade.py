@@ -9,6 +9,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from tinsmith_common.errors import StoreUnusable
+from tinsmith_common.observability import get_logger
+
+_log = get_logger(__name__)
 
 # Any number that nothing else locks in the same Postgres database.
 _POSTGRES_LOCK = 7_465_736_173_6
@@ -23,14 +26,16 @@ def upgrade(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _POSTGRES_LOCK})
     config = alembic_config(connection)
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    newer = set(MigrationContext.configure(connection).get_current_heads()) - known
-    if newer:
+    scripts = ScriptDirectory.from_config(config)
+    present = set(MigrationContext.configure(connection).get_current_heads())
+    if newer := present - {script.revision for script in scripts.walk_revisions()}:
         raise StoreUnusable(
             f"it was upgraded to revision {', '.join(sorted(newer))} by a newer Tinsmith: start that version, or "
             "name another store"
         )
-    command.upgrade(config, "head")
+    if present != set(scripts.get_heads()):
+        command.upgrade(config, "head")
+        _log.info("store upgraded", before=sorted(present), now=scripts.get_heads())
 
 
 def alembic_config(connection: Connection) -> Config:
