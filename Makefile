@@ -2,7 +2,7 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean
+.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration
 MAKEFLAGS += --no-print-directory
 # Without cached bytecode every process compiles torch, ray and SGLang again: some 20 s of CPU per start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -49,6 +49,9 @@ proto: setup  ## generate the protobuf code again from its .proto file
 
 bench-train: setup  ## the engine against Hugging Face + PEFT: tokens/s, TFLOP/s, memory, tenants, lengths
 	@$(RUN) -m benchmarks.train $(ARGS)
+
+migration: setup  ## write the next migration from what changed in the tables (NAME="what it does")
+	@$(RUN) -m tools.migration "$(NAME)" && $(RUN) -m ruff format --quiet libs/common/tinsmith_common/migrations
 
 bench: setup  ## the engine against torch + peft, then small calls through the whole stack
 	@$(RUN) -m benchmarks.engine

@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -59,10 +58,10 @@ async def test_queues_and_owners_do_not_see_each_other_s_events(stores: Stores) 
 
 
 async def test_any_process_answers_a_poll_and_a_restart_forgets_nothing(
-    tmp_path: Path, stores: Stores
+    settings: CommonSettings, stores: Stores
 ) -> None:
     await finish(stores, "s:0")
-    other = Stores.build(CommonSettings(metadata_dir=tmp_path), "sample")
+    other = Stores.build(settings, "sample")
     assert await ended(other) == ["s:0"]
     poll = asyncio.create_task(
         other.futures.completions.wait(QUEUE, "ann", (await last_event(other)), timeout_s=30)
@@ -78,9 +77,9 @@ async def last_event(stores: Stores) -> int:
 
 
 async def test_endings_in_two_processes_at_once_are_all_seen_by_a_reader_who_follows(
-    tmp_path: Path, stores: Stores
+    settings: CommonSettings, stores: Stores
 ) -> None:
-    other = Stores.build(CommonSettings(metadata_dir=tmp_path), "train")
+    other = Stores.build(settings, "train")
     seen, cursor = list[str](), 0
 
     async def write(store: Stores, offset: int) -> None:
@@ -98,13 +97,15 @@ async def test_endings_in_two_processes_at_once_are_all_seen_by_a_reader_who_fol
     await other.close()
 
 
-async def test_what_was_acknowledged_is_dropped_with_its_bodies(tmp_path: Path, stores: Stores) -> None:
+async def test_what_was_acknowledged_is_dropped_with_its_bodies(
+    settings: CommonSettings, stores: Stores
+) -> None:
     body = b"x" * (INLINE_LIMIT_BYTES + 1)
     for request_id in ("s:0", "s:1"):
         await finish(stores, request_id, body)
     await stores.futures.acknowledge(QUEUE, "ann", ["s:0", "unknown"])
     assert await ended(stores) == ["s:1"]
-    assert [path.name for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == ["s%3A1.payload"]
+    assert [path.name for path in settings.blob_dir.rglob("*") if path.is_file()] == ["s%3A1.payload"]
     with pytest.raises(PromiseLost):
         await stores.futures.wait("s:0", "ann", 0)
     assert not (await stores.futures.submit("s:0", PromiseKind.SAMPLE, "ann", b"ask")).created

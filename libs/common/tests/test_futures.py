@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -77,8 +76,7 @@ async def test_bodies_of_any_size_come_back_as_they_were(stores: Stores, size: i
     assert await stores.futures.wait("s:1", "ann", 0) == Outcome(body, PROTOBUF)
 
 
-async def test_pending_promises_survive_a_restart(tmp_path: Path) -> None:
-    settings = CommonSettings(metadata_dir=tmp_path)
+async def test_pending_promises_survive_a_restart(settings: CommonSettings) -> None:
     before = Stores.build(settings, "sample")
     await before.open()
     await before.futures.submit("s:1", PromiseKind.SAMPLE, "ann", b"ask")
@@ -92,9 +90,9 @@ async def test_pending_promises_survive_a_restart(tmp_path: Path) -> None:
 
 
 async def test_a_poll_that_took_a_wrong_turn_is_answered_by_the_other_service(
-    tmp_path: Path, stores: Stores
+    settings: CommonSettings, stores: Stores
 ) -> None:
-    sample = Stores.build(CommonSettings(metadata_dir=tmp_path), "sample")
+    sample = Stores.build(settings, "sample")
     await sample.futures.submit("s:1", PromiseKind.SAMPLE, "ann", b"ask")
     waiter = asyncio.create_task(stores.futures.wait("s:1", "ann", 10))
     await asyncio.sleep(0.05)
@@ -104,7 +102,9 @@ async def test_a_poll_that_took_a_wrong_turn_is_answered_by_the_other_service(
     await sample.close()
 
 
-async def test_expired_promises_are_forgotten_with_their_bodies(tmp_path: Path, stores: Stores) -> None:
+async def test_expired_promises_are_forgotten_with_their_bodies(
+    settings: CommonSettings, stores: Stores
+) -> None:
     body = b"x" * (INLINE_LIMIT_BYTES + 1)
     await stores.futures.submit("s:1", PromiseKind.SAMPLE, "ann", body)
     await stores.futures.submit("s:2", PromiseKind.SAMPLE, "ann", body)
@@ -113,5 +113,5 @@ async def test_expired_promises_are_forgotten_with_their_bodies(tmp_path: Path, 
     assert await stores.futures.expire(timedelta(0)) == 1
     with pytest.raises(PromiseLost):
         await stores.futures.wait("s:1", "ann", 0)
-    left = [path.name for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+    left = [path.name for path in settings.blob_dir.rglob("*") if path.is_file()]
     assert left == ["s%3A2.request"]

@@ -16,6 +16,9 @@ from tinsmith_common.http import Caller, install_http
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
 
+# The HTTP shell asks nothing of the store that its own tests do not ask of both kinds.
+pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+
 KEY = {"X-API-Key": "tml-slime-dev-key"}
 
 
@@ -57,7 +60,30 @@ async def test_a_key_with_and_without_its_prefix_is_one_credential(
     assert answer.json() == {"bytes": 3, "owner": "local"}
 
 
-@pytest.mark.parametrize("headers", [{}, {"X-API-Key": "tml-wrong"}, {"X-API-Key": ""}])
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+async def test_a_key_can_come_as_a_bearer_token(client: httpx.AsyncClient, scheme: str) -> None:
+    answer = await client.post("/echo", headers={"Authorization": f"{scheme} tml-slime-dev-key"})
+    assert answer.json()["owner"] == "local"
+
+
+async def test_the_api_key_header_comes_before_a_bearer_token(client: httpx.AsyncClient) -> None:
+    wrong = {"Authorization": "Bearer tml-wrong"}
+    assert (await client.post("/echo", headers={**KEY, **wrong})).status_code == 200
+    right = {"X-API-Key": "tml-wrong", "Authorization": f"Bearer {KEY['X-API-Key']}"}
+    assert (await client.post("/echo", headers=right)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-API-Key": "tml-wrong"},
+        {"X-API-Key": ""},
+        {"Authorization": "Bearer tml-wrong"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Basic tml-slime-dev-key"},
+    ],
+)
 async def test_a_bad_key_gets_401_with_a_reason(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     answer = await client.post("/echo", headers=headers)
     assert answer.status_code == 401

@@ -1,19 +1,27 @@
 """The one relational store behind futures and catalog: SQLite (WAL) by default, Postgres by URL."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import case, event, inspect
+from sqlalchemy import Connection, NullPool, case, event, inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlmodel import SQLModel
 
+from tinsmith_common.errors import StoreUnusable
+from tinsmith_common.migrations import upgrade
+
 # A writer in another process holds the file for milliseconds; this only ends when one of them is stuck.
 _SQLITE_BUSY_TIMEOUT_MS = 30_000
+
+# Alembic keeps what it works on in its modules: one migration at a time in a process, whatever its store.
+_ALEMBIC = threading.Lock()
 
 
 class Database:
@@ -33,18 +41,34 @@ class Database:
         if self._is_sqlite:
             event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
 
-    async def create_tables(self) -> None:
-        """Create what is missing. Two services may do so at the same time."""
-        for attempt in range(5):
-            try:
-                async with self.write() as connection:
-                    await connection.run_sync(SQLModel.metadata.create_all)
-                return
-            except Exception:
-                # "table already exists": the other service was between our look and our creation.
-                if attempt == 4:
-                    raise
-                await asyncio.sleep(0.2 * (attempt + 1))
+    async def migrate(self) -> None:
+        """Bring the store up to this version. Services may do so at the same time: one works, the others wait.
+
+        All or nothing: an interrupted migration leaves the store as it was. Raises `StoreUnusable`.
+        """
+        engine = create_async_engine(self._url, poolclass=NullPool)
+        if self._is_sqlite:
+            event.listen(engine.sync_engine, "connect", _configure_sqlite)
+            event.listen(engine.sync_engine, "begin", _begin_as_writer)
+        await asyncio.to_thread(_ALEMBIC.acquire)
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(upgrade)
+        except (OSError, SQLAlchemyError, StoreUnusable) as error:
+            raise StoreUnusable(f"cannot use the store {self.name}: {error}") from error
+        finally:
+            _ALEMBIC.release()
+            await engine.dispose()
+
+    @property
+    def exists(self) -> bool:
+        """False for an SQLite file that nobody has made yet."""
+        return not self._is_sqlite or Path(self._url.database or "").exists()
+
+    @property
+    def name(self) -> str:
+        """The store's URL without its password."""
+        return self._url.render_as_string(hide_password=True)
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection, None]:
@@ -87,8 +111,13 @@ class Database:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA journal_mode=WAL")
     # WAL with NORMAL survives the death of a process; only a power cut can take the last commits.
     cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_TIMEOUT_MS}")
     cursor.close()
+
+
+def _begin_as_writer(connection: Connection) -> None:
+    """The driver would begin at the first INSERT only, and change the schema outside of any transaction."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

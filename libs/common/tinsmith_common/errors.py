@@ -37,6 +37,10 @@ class Unauthorized(InvalidInput):
     http_status = 401
 
 
+class InvalidToken(Unauthorized):
+    """A token that is not valid, or not any more. Clients exchange their key for another one and try again."""
+
+
 class Forbidden(InvalidInput):
     """A credential that does not reach this far."""
 
@@ -81,3 +85,7 @@ class Overloaded(TinsmithError):
 
 class EngineFailure(TinsmithError):
     """An engine or its process failed while doing valid work."""
+
+
+class StoreUnusable(TinsmithError):
+    """The shared store cannot be opened, or is not of this version."""

@@ -41,6 +41,15 @@ class CommonSettings(BaseSettings):
     kgateway_log_level: str = "INFO"
     log_json: bool = False
     tinker_api_key: SecretStr = SecretStr(DEFAULT_API_KEY)
+    pjwt_auth_enabled: bool = Field(
+        default=False, description="clients exchange their key for short-lived tokens"
+    )
+    jwt_lifetime_s: float = Field(
+        default=3600.0, ge=120, description="clients renew a token at half its life"
+    )
+    organization: str = Field(
+        default="tinsmith", min_length=1, description="what clients are told they are in"
+    )
     supported_models: tuple[SupportedModel, ...] = (SupportedModel(name=TINY_MODEL),)
     models_dir: Path | None = None
     metadata_dir: Path = Path(".tinsmith/metadata")

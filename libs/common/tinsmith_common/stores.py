@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Self
 
-from tinsmith_common.auth import Authenticator
+from tinsmith_common.auth import ApiKeys, Authenticator, Tokens, digest
 from tinsmith_common.blobs import BlobStore
 from tinsmith_common.catalog import Catalog
 from tinsmith_common.checkpoints import CheckpointStore
 from tinsmith_common.database import Database
 from tinsmith_common.futures import FutureStore
 from tinsmith_common.futures.types import Service
+from tinsmith_common.secret_file import SecretFile
 from tinsmith_common.settings import CommonSettings
 
 
@@ -32,13 +33,21 @@ class Stores:
             futures=FutureStore(database, BlobStore(settings.blob_dir), service),
             catalog=Catalog(database),
             checkpoints=CheckpointStore(settings.checkpoint_dir),
-            authenticator=Authenticator(settings.tinker_api_key.get_secret_value()),
+            authenticator=_authenticator(settings, database),
         )
 
     async def open(self) -> None:
-        """Create missing tables."""
-        await self.database.create_tables()
+        """Bring the store up to this version. Raises `StoreUnusable`."""
+        await self.database.migrate()
 
     async def close(self) -> None:
         """Give back connections."""
         await self.database.close()
+
+
+def _authenticator(settings: CommonSettings, database: Database) -> Authenticator:
+    key, tokens = settings.tinker_api_key.get_secret_value(), None
+    if settings.pjwt_auth_enabled:
+        secret = SecretFile(settings.metadata_dir / "token.key")
+        tokens = Tokens(secret, digest(key), settings.organization, settings.jwt_lifetime_s)
+    return Authenticator(key, ApiKeys(database), tokens)

@@ -19,7 +19,7 @@ import pytest_asyncio
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from tinsmith_common.auth import Authenticator
+from tinsmith_common.auth import DEFAULT_OWNER
 from tinsmith_common.catalog import SessionRecord
 from tinsmith_sample.api import create_app
 from tinsmith_sample.config import SamplingConfig
@@ -188,8 +188,9 @@ class Service:
     async def session(self, **body: Any) -> str:
         """A sampling session in a new client session. Answers its id."""
         now = datetime.now(UTC)
-        owner = Authenticator("key").authenticate("key").owner
-        record = SessionRecord(id=f"s{now.timestamp()}", owner=owner, created_at=now, last_seen_at=now)
+        record = SessionRecord(
+            id=f"s{now.timestamp()}", owner=DEFAULT_OWNER, created_at=now, last_seen_at=now
+        )
         await self.app.state.stores.catalog.sessions.create(record)
         request = {"session_id": record.id, "sampling_session_seq_id": 0} | (body or {"base_model": MODEL})
         answer = await self.http.post("/api/v1/create_sampling_session", json=request)

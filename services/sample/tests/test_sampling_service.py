@@ -10,9 +10,11 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
+from tinsmith_common.auth import ApiKeys, digest, new_key
 from tinsmith_common.futures import PromiseKind
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_sample.engines.base import EngineLost
@@ -168,6 +170,23 @@ async def test_a_request_without_a_key_is_refused(serve: Serve, fake_engine: Any
     async with serve(fake_engine) as service:
         service.http.headers.pop("X-API-Key")
         assert (await service.sample("any")).status_code == 401
+
+
+async def test_nobody_can_use_up_the_numbers_of_anothers_session(serve: Serve, fake_engine: Any) -> None:
+    fake_engine.gate.set()
+    async with serve(fake_engine) as service:
+        sampler, key = await service.session(), new_key()
+        await ApiKeys(service.app.state.stores.database).add(digest(key), "bob", "", "")
+        transport, headers = httpx.ASGITransport(service.app), {"X-API-Key": key}
+        http = httpx.AsyncClient(transport=transport, base_url="http://sample", headers=headers)
+        bob = type(service)(service.app, http)
+        stolen = (await bob.sample(sampler)).json()
+        assert (await bob.result(stolen["request_id"])).json()["error"] == f"no sampling session {sampler}"
+        (event,) = (await bob.ended(sampler))["completions"]
+        assert event == {"state": "failed", "request_id": stolen["request_id"]}
+        own = (await service.sample(sampler)).json()
+        assert len(_response(await service.result(own["request_id"])).sequences) == 1
+        await http.aclose()
 
 
 async def test_a_session_on_an_unknown_base_model_is_refused(serve: Serve, fake_engine: Any) -> None:

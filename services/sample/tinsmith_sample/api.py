@@ -11,7 +11,8 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from tinsmith_common.http import install_http
+from tinsmith_common.errors import TinsmithError
+from tinsmith_common.http import give_up, install_http
 from tinsmith_common.http.application import API_PREFIX
 from tinsmith_common.observability import configure_logging
 from tinsmith_common.stores import Stores
@@ -60,9 +61,12 @@ def create_app(
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     stores: Stores = app.state.stores
     runtime: Runtime = app.state.runtime
-    await stores.open()
     try:
-        runtime.start(app)
+        try:
+            await stores.open()
+            runtime.start(app)
+        except TinsmithError as error:
+            give_up(app, error)
         yield
     finally:
         app.state.ready = False

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from tinsmith_common.errors import TinsmithError
-from tinsmith_common.http import install_http
+from tinsmith_common.http import give_up, install_http
 from tinsmith_common.http.application import API_PREFIX
-from tinsmith_common.observability import configure_logging, get_logger
+from tinsmith_common.observability import configure_logging
 from tinsmith_common.stores import Stores
 from tinsmith_train.config import TrainingConfig
 from tinsmith_train.routers import api_router
@@ -41,16 +41,13 @@ def create_app(config: TrainingConfig | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     stores: Stores = app.state.stores
     runtime: Runtime = app.state.runtime
-    await stores.open()
     try:
         try:
+            await stores.open()
             await runtime.start()
             app.state.ready = True
         except TinsmithError as error:
-            if app.state.give_up is None:
-                raise
-            get_logger(__name__).critical(error.message)
-            app.state.give_up()
+            give_up(app, error)
         yield
     finally:
         app.state.ready = False

@@ -92,6 +92,7 @@ class Runtime:
             await asyncio.sleep(config.maintenance_interval_s)
             try:
                 await self._services.sessions.close_silent(timedelta(seconds=config.session_timeout_s))
+                await self._services.custom_losses.delete_expired()
                 await self._services.checkpoints.delete_expired()
                 await self._stores.futures.expire(timedelta(seconds=config.future_retention_s))
             except Exception:

@@ -1,40 +1,35 @@
-"""API keys. Only their hashes are kept in memory."""
+"""API keys. They are shown once, when they are made; only their hashes are kept."""
 
 import hashlib
-import hmac
+import secrets
 from dataclasses import dataclass
-
-from tinsmith_common.errors import Unauthorized
 
 KEY_PREFIX = "tml-"
 """The SDK sends no key that does not begin with this."""
 
+CONFIGURED_KEY = 0
+"""The `key_id` of `TINKER_API_KEY`; keys of the store count from 1."""
+
+DEFAULT_OWNER = "local"
+"""The account of `TINKER_API_KEY`."""
+
 
 @dataclass(frozen=True)
 class Principal:
-    """The account a request acts for. Everything it creates carries `owner`."""
+    """The account a request acts for. Everything it creates carries `owner`.
 
-    owner: str
-
-
-class Authenticator:
-    """Checks the `X-API-Key` header against the configured key.
-
-    A key and the same key with the `tml-` prefix are one credential, because the SDK refuses to send
-    anything without that prefix.
+    key_id:     the API key that it came with, or that its token was given for.
+    expires_at: the end of that token, in seconds since 1970; None for a key.
     """
 
-    def __init__(self, key: str, owner: str = "local") -> None:
-        self._digest = _digest(key)
-        self._principal = Principal(owner)
+    owner: str
+    key_id: int = CONFIGURED_KEY
+    expires_at: int | None = None
 
-    def authenticate(self, key: str | None) -> Principal:
-        """The principal of `key`. Raises `Unauthorized` when it is missing or unknown."""
-        if not key:
-            raise Unauthorized("no API key: send it in the X-API-Key header (the SDK reads TINKER_API_KEY)")
-        if not hmac.compare_digest(_digest(key), self._digest):
-            raise Unauthorized("this API key is not known here: check TINKER_API_KEY")
-        return self._principal
+
+def new_key() -> str:
+    """A key that nobody can guess: 256 random bits."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def client_key(key: str) -> str:
@@ -42,5 +37,9 @@ def client_key(key: str) -> str:
     return key if key.startswith(KEY_PREFIX) else KEY_PREFIX + key
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.removeprefix(KEY_PREFIX).encode()).digest()
+def digest(key: str) -> str:
+    """What is kept of a key. With and without its prefix it is one credential.
+
+    A plain hash, because there is nothing to guess in 256 random bits, and every request needs it.
+    """
+    return hashlib.sha256(key.removeprefix(KEY_PREFIX).encode()).hexdigest()

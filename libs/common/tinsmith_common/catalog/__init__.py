@@ -4,7 +4,6 @@ from tinsmith_common.catalog.catalog import Catalog
 from tinsmith_common.catalog.records import (
     AuditRecord,
     CheckpointRecord,
-    CopyRecord,
     CustomLossRecord,
     Page,
     RunRecord,
@@ -18,7 +17,6 @@ __all__ = [
     "AuditRecord",
     "Catalog",
     "CheckpointRecord",
-    "CopyRecord",
     "CustomLossRecord",
     "Page",
     "RunRecord",

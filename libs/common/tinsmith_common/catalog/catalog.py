@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
 from tinsmith_common.catalog.records import (
     AuditRecord,
     CheckpointRecord,
-    CopyRecord,
     CustomLossRecord,
     Page,
     RunRecord,
@@ -22,7 +21,6 @@ from tinsmith_common.catalog.search import SessionQuery
 from tinsmith_common.catalog.tables import (
     AuditRow,
     CheckpointRow,
-    CopyRow,
     CustomLossRow,
     RunRow,
     SamplingCloneRow,
@@ -164,12 +162,12 @@ class CustomLosses(Repository[CustomLossRecord]):
     table = CustomLossRow
     record = CustomLossRecord
 
-
-class Copies(Repository[CopyRecord]):
-    """Runs that hold copies."""
-
-    table = CopyRow
-    record = CopyRecord
+    async def delete_of_closed_sessions(self) -> int:
+        """Remove the losses of sessions that have ended. Returns how many."""
+        ended = select(_SESSIONS.id).where(_SESSIONS.closed_at.is_not(None))
+        async with self._database.write() as connection:
+            statement = delete(self.table).where(self._column("session_id").in_(ended))
+            return (await connection.execute(statement)).rowcount
 
 
 class Audit(Repository[AuditRecord]):
@@ -193,7 +191,6 @@ class Catalog:
         self.checkpoints = Checkpoints(database)
         self.sampling_sessions = SamplingSessions(database)
         self.custom_losses = CustomLosses(database)
-        self.copies = Copies(database)
         self.audit = Audit(database)
 
 

@@ -45,6 +45,8 @@ class RunRecord:
     last_request_at: datetime
     user_metadata: Mapping[str, str] | None = None
     corrupted: bool = False
+    copied_from: str | None = None
+    """The checkpoint that this run was made to hold a copy of. Such a run cannot be trained."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +100,6 @@ class CustomLossRecord:
     name: str
     created_at: datetime
     definition: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class CopyRecord:
-    """What the run `id` was made to hold a copy of."""
-
-    id: str
-    source_path: str
-    created_at: datetime
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime
+from sqlalchemy import JSON, BigInteger, Column, DateTime
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
@@ -60,6 +60,7 @@ class RunRow(SQLModel, table=True):
     last_request_at: datetime = Field(sa_column=_time())
     user_metadata: dict[str, str] | None = Field(default=None, sa_column=Column(JSON))
     corrupted: bool = False
+    copied_from: str | None = None
 
 
 class CheckpointRow(SQLModel, table=True):
@@ -73,7 +74,7 @@ class CheckpointRow(SQLModel, table=True):
     kind: str
     name: str
     key: str
-    size_bytes: int
+    size_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
     created_at: datetime = Field(sa_column=_time(index=True))
     base_model: str
     rank: int
@@ -120,16 +121,6 @@ class SamplingCloneRow(SQLModel, table=True):
 
     sampling_session_id: str = Field(primary_key=True)
     clones: int
-
-
-class CopyRow(SQLModel, table=True):
-    """See `CopyRecord`."""
-
-    __tablename__: Any = "copies"
-
-    id: str = Field(primary_key=True)
-    source_path: str
-    created_at: datetime = Field(sa_column=_time())
 
 
 class AuditRow(SQLModel, table=True):

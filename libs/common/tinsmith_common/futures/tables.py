@@ -38,7 +38,7 @@ class CompletionRow(SQLModel, table=True):
     queue: str
     event: int = Field(sa_column=Column(BigInteger, nullable=False))
     owner: str
-    payload_bytes: int | None = None
+    payload_bytes: int | None = Field(default=None, sa_column=Column(BigInteger))
 
 
 class CompletionQueueRow(SQLModel, table=True):

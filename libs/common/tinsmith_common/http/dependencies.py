@@ -19,9 +19,18 @@ def get_settings(request: Request) -> CommonSettings:
     return cast(CommonSettings, request.app.state.settings)
 
 
-def get_principal(request: Request, x_api_key: Annotated[str | None, Header()] = None) -> Principal:
-    """The authenticated account. Raises `Unauthorized`."""
-    return get_stores(request).authenticator.authenticate(x_api_key)
+async def get_principal(
+    request: Request,
+    x_api_key: Annotated[str | None, Header()] = None,
+    authorization: Annotated[str | None, Header()] = None,
+) -> Principal:
+    """The account of the key or token in `X-API-Key` or else in `Authorization: Bearer`. Raises `Unauthorized`."""
+    return await get_stores(request).authenticator.authenticate(x_api_key or _bearer_token(authorization))
+
+
+def _bearer_token(authorization: str | None) -> str | None:
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 SharedStores = Annotated[Stores, Depends(get_stores)]

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from tinsmith_common.errors import TinsmithError
+from tinsmith_common.errors import InvalidToken, TinsmithError, Unauthorized
 from tinsmith_common.observability import get_logger
 
 
@@ -28,8 +28,15 @@ def describe_validation(error: ValidationError | RequestValidationError) -> str:
 
 
 async def _tinsmith_error(_request: Request, error: Any) -> JSONResponse:
-    headers = {"Retry-After": "1"} if error.http_status == 429 else None
-    return JSONResponse({"detail": error.message}, status_code=error.http_status, headers=headers)
+    return JSONResponse({"detail": error.message}, status_code=error.http_status, headers=_headers(error))
+
+
+def _headers(error: TinsmithError) -> dict[str, str] | None:
+    if isinstance(error, InvalidToken):
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": "1"} if error.http_status == 429 else None
 
 
 async def _invalid_request(_request: Request, error: Any) -> JSONResponse:

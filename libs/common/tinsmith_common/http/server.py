@@ -3,9 +3,20 @@
 import uvicorn
 from fastapi import FastAPI
 
+from tinsmith_common.errors import TinsmithError
+from tinsmith_common.observability import get_logger
+
 # Heartbeats come every 10 s: uvicorn's 5 s would close every connection between two of them.
 _KEEP_ALIVE_S = 120
 _GRACE_S = 5
+
+
+def give_up(app: FastAPI, error: TinsmithError) -> None:
+    """End a service that cannot do its work: says why and stops its server. Without one, raises the error."""
+    if app.state.give_up is None:
+        raise error
+    get_logger(__name__).critical(error.message)
+    app.state.give_up()
 
 
 def serve(app: FastAPI, host: str, port: int) -> int:

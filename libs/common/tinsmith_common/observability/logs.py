@@ -6,8 +6,8 @@ from typing import Any
 
 import structlog
 
-_QUIET = ("uvicorn.access", "httpx", "aiosqlite")
-"""Loggers that say per request what our own access line says better."""
+_QUIET = ("uvicorn.access", "httpx", "aiosqlite", "alembic")
+"""Loggers that say per request, or per step, what a line of our own says better."""
 
 
 def configure_logging(level: str, *, json_lines: bool) -> None:

@@ -7,6 +7,9 @@ from tinsmith_common.checkpoints import CheckpointKind, TinkerPath
 from tinsmith_common.errors import InvalidInput, NotFound
 from tinsmith_common.wire.sampling import CreateSamplingSessionRequest, SamplerResponse
 
+_REMEMBERED = 10_000
+"""Sessions whose owner is kept in memory; some 2 MB."""
+
 
 class SamplingSessions:
     """Opens sessions on a base model or on saved sampler weights, and finds them again."""
@@ -14,6 +17,7 @@ class SamplingSessions:
     def __init__(self, catalog: Catalog, served: frozenset[str]) -> None:
         self._catalog = catalog
         self._served = served
+        self._seen: set[tuple[str, str]] = set()
 
     async def create(self, owner: str, body: CreateSamplingSessionRequest) -> str:
         """Open a session and answer its id. Repeating the request answers the same id."""
@@ -35,6 +39,18 @@ class SamplingSessions:
         if record is None or record.owner != owner:
             raise NotFound(f"no sampling session {sampling_session_id}")
         return record
+
+    async def is_of(self, owner: str, sampling_session_id: str) -> bool:
+        """Whether the session exists and is the owner's. Asked for every sample, so mostly answered from memory."""
+        if (owner, sampling_session_id) in self._seen:
+            return True
+        record = await self._catalog.sampling_sessions.get(sampling_session_id)
+        if record is None or record.owner != owner:
+            return False
+        if len(self._seen) >= _REMEMBERED:
+            self._seen.clear()
+        self._seen.add((owner, sampling_session_id))
+        return True
 
     async def join(self, owner: str, sampling_session_id: str) -> int:
         """A number, at least 1, that no other client of the session gets. Raises `NotFound`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tinsmith_common.auth import Authenticator
+from tinsmith_common.auth import ApiKeys, Authenticator
 from tinsmith_common.catalog import CheckpointRecord, RunRecord, SessionRecord
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
@@ -57,5 +57,5 @@ async def saved(stores: Stores) -> CheckpointRecord:
 @pytest.fixture
 def checkpoints(stores: Stores) -> CheckpointService:
     """Whose one known credential, `anns-key`, is ann's."""
-    authenticator = Authenticator("anns-key", owner="ann")
+    authenticator = Authenticator("anns-key", ApiKeys(stores.database), owner="ann")
     return CheckpointService(stores.catalog, stores.checkpoints, authenticator, AuditLog(stores.catalog))

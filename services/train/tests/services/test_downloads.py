@@ -9,6 +9,7 @@ import pytest
 
 from tinsmith_common.catalog import CheckpointRecord
 from tinsmith_common.errors import Forbidden, NotFound
+from tinsmith_common.secret_file import SecretFile
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
 from tinsmith_train.services import downloads
@@ -36,16 +37,16 @@ EXPORT = CheckpointRecord(
 
 
 def test_a_signature_belongs_to_one_key_and_one_list_of_parts(tmp_path: Path) -> None:
-    signer = UrlSigner(tmp_path / "key")
+    signer = UrlSigner(SecretFile(tmp_path / "key"))
     signature = signer.sign("a", "b")
-    assert UrlSigner(tmp_path / "key").verify(signature, "a", "b")
+    assert UrlSigner(SecretFile(tmp_path / "key")).verify(signature, "a", "b")
     assert not signer.verify(signature, "ab")
-    assert not UrlSigner(tmp_path / "other").verify(signature, "a", "b")
+    assert not UrlSigner(SecretFile(tmp_path / "other")).verify(signature, "a", "b")
 
 
 def test_the_key_is_made_once_however_many_ask_and_is_private(tmp_path: Path) -> None:
     def sign(_: int) -> str:
-        return UrlSigner(tmp_path / "key").sign("a")
+        return UrlSigner(SecretFile(tmp_path / "key")).sign("a")
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(sign, range(32)))) == 1
@@ -63,7 +64,7 @@ async def service(tmp_path: Path, public_url: str | None = None) -> tuple[Downlo
     checkpoints = CheckpointService(
         stores.catalog, stores.checkpoints, stores.authenticator, AuditLog(stores.catalog)
     )
-    return DownloadService(checkpoints, UrlSigner(tmp_path / "key"), public_url), stores
+    return DownloadService(checkpoints, UrlSigner(SecretFile(tmp_path / "key")), public_url), stores
 
 
 async def follow(service: DownloadService, url: str) -> Path:

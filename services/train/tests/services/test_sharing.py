@@ -1,13 +1,19 @@
 """Publishing, access tokens and copies, between two accounts."""
 
+from typing import Any, cast
+
 import pytest
 
 from tinsmith_common.catalog import CheckpointRecord
 from tinsmith_common.errors import Conflict, InvalidInput, NotFound
+from tinsmith_common.futures import Outcome
 from tinsmith_common.stores import Stores
+from tinsmith_common.wire.training import CreateModelRequest
 from tinsmith_common.wire.weights import CopyWeightsRequest
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.copies import CopyService
+from tinsmith_train.services.models import ModelService
+from tinsmith_train.services.registry import BaseModel, ModelRegistry
 from tinsmith_train.services.runs import RunService
 
 
@@ -106,6 +112,59 @@ async def test_a_copy_can_take_a_place_in_a_session_once(
     taken = CopyWeightsRequest(source_path="tinker://s:train:7/weights/a", session_id="s", model_seq_id=0)
     with pytest.raises(InvalidInput, match="is no copy"):
         await copies.copy("ann", taken, None, None)
+
+
+async def test_an_interrupted_copy_is_made_again(
+    saved: CheckpointRecord, copies: CopyService, checkpoints: CheckpointService
+) -> None:
+    body = CopyWeightsRequest(source_path=saved.path, session_id="s", model_seq_id=7)
+    path = await copies.copy("ann", body, None, None)
+    # What a process leaves behind that ends between reserving the run and finishing the files.
+    await checkpoints.delete(await checkpoints.live(path))
+    assert await copies.copy("ann", body, None, None) == path
+    assert ((await checkpoints.folder(await checkpoints.live(path))) / "file").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_no_model_takes_the_place_of_a_copy(
+    stores: Stores,
+    saved: CheckpointRecord,
+    copies: CopyService,
+    checkpoints: CheckpointService,
+    finished: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = ModelRegistry()
+    registry.bases = {saved.base_model: cast(BaseModel, None)}
+    models = ModelService(registry, stores.futures, stores.catalog, checkpoints, max_rank=8)
+    request = CreateModelRequest.model_validate(
+        {"session_id": "s", "model_seq_id": 7, "base_model": saved.base_model, "lora_config": {"rank": 8}}
+    )
+    refused: list[Outcome | None] = []
+
+    async def create_model() -> None:
+        request_id = await models.create("ann", request)
+        refused.append(await stores.futures.wait(request_id, "ann", 0))
+
+    files = checkpoints.copy
+
+    async def copy_while_a_model_is_created(*arguments: Any) -> CheckpointRecord:
+        await create_model()
+        return await files(*arguments)
+
+    if not finished:
+        monkeypatch.setattr(checkpoints, "copy", copy_while_a_model_is_created)
+    body = CopyWeightsRequest(source_path=saved.path, session_id="s", model_seq_id=7)
+    path = await copies.copy("ann", body, None, None)
+    if finished:
+        await create_model()
+    (outcome,) = refused
+    assert outcome is not None
+    assert "use another model_seq_id" in (outcome.error or "")
+    run = await stores.catalog.runs.get("s:train:7")
+    assert run is not None
+    assert run.copied_from == saved.path
+    assert (await checkpoints.live(path)).size_bytes == 3
 
 
 async def test_a_copy_needs_a_destination(saved: CheckpointRecord, copies: CopyService) -> None:

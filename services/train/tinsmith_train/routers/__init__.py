@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from tinsmith_train.routers import (
     accounts,
+    auth,
     bootstrap,
     custom_losses,
     downloads,
@@ -18,7 +19,7 @@ from tinsmith_train.routers import (
 def api_router() -> APIRouter:
     """All routes below `/api/v1`."""
     router = APIRouter()
-    modules = (bootstrap, sessions, models, custom_losses, training, weights, downloads, runs, accounts)
+    modules = (bootstrap, auth, sessions, models, custom_losses, training, weights, downloads, runs, accounts)
     for module in modules:
         router.include_router(module.router)
     return router

@@ -22,6 +22,7 @@ async def client_config(
 ) -> ClientConfigResponse:
     """A bad key is found out here, at the client's first call."""
     return ClientConfigResponse(
+        pjwt_auth_enabled=config.pjwt_auth_enabled,
         sample_use_retrieve_futures=config.client_batch_polls,
         sample_join_sampling_session=config.client_joins_sessions,
         proto_compress_fwdbwd=config.client_zstd,

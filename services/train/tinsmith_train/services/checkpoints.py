@@ -77,7 +77,7 @@ class CheckpointService:
         found = await self.live(path)
         if found.public or found.owner == owner:
             return found
-        if access_token is None or found.owner != self._owner_of(access_token):
+        if access_token is None or found.owner != await self._owner_of(access_token):
             raise NotFound(_missing(path))
         return found
 
@@ -177,9 +177,9 @@ class CheckpointService:
     async def _note(self, record: CheckpointRecord, event: str, **details: str | int | None) -> None:
         await self._audit.note(record.owner, event, tinker_path=record.path, **details)
 
-    def _owner_of(self, access_token: str) -> str | None:
+    async def _owner_of(self, access_token: str) -> str | None:
         try:
-            return self._authenticator.authenticate(access_token).owner
+            return (await self._authenticator.authenticate(access_token)).owner
         except Unauthorized:
             return None
 

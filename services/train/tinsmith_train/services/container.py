@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Self
 
+from tinsmith_common.secret_file import SecretFile
 from tinsmith_common.stores import Stores
 from tinsmith_train.config import TrainingConfig
 from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.copies import CopyService
+from tinsmith_train.services.credentials import CredentialService
 from tinsmith_train.services.custom_losses import CustomLossService
 from tinsmith_train.services.downloads import DownloadService, UrlSigner
 from tinsmith_train.services.models import ModelService
@@ -29,6 +31,7 @@ class Services:
     search: SessionSearch
     audit: AuditLog
     usage: UsageService
+    credentials: CredentialService
     models: ModelService
     training: TrainingService
     custom_losses: CustomLossService
@@ -53,13 +56,14 @@ class Services:
             search=SessionSearch(stores.catalog),
             audit=audit,
             usage=UsageService(stores.catalog),
+            credentials=CredentialService(stores.authenticator, audit, config.organization),
             models=models,
             training=TrainingService(submissions, custom_losses),
             custom_losses=custom_losses,
             weights=WeightsService(registry, submissions, stores.catalog, checkpoints),
             checkpoints=checkpoints,
             downloads=DownloadService(
-                checkpoints, UrlSigner(config.metadata_dir / "download.key"), config.public_url
+                checkpoints, UrlSigner(SecretFile(config.metadata_dir / "download.key")), config.public_url
             ),
             copies=CopyService(stores.catalog, checkpoints),
             runs=RunService(stores.catalog, checkpoints),

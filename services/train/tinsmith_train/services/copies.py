@@ -1,9 +1,10 @@
 """Copies of checkpoints, each in a new run of its own that cannot be trained."""
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from tinsmith_common.catalog import Catalog, CopyRecord, SessionRecord
+from tinsmith_common.catalog import Catalog, RunRecord, SessionRecord
 from tinsmith_common.checkpoints import TinkerPath
 from tinsmith_common.errors import InvalidInput, NotFound
 from tinsmith_common.wire.weights import CopyWeightsRequest
@@ -26,19 +27,22 @@ class CopyService:
         session_id, model_seq_id = await self._destination(owner, body, idempotency_key)
         run_id = model_id_of(session_id, model_seq_id)
         run = new_run(owner, session_id, run_id, source.base_model, spec_of(source), source.user_metadata)
-        path = str(TinkerPath(run.id, source.tinker_path.kind, source.name))
-        if await self._catalog.runs.get(run.id) is not None:
-            made = await self._catalog.copies.get(run.id)
-            if made is None or made.source_path != source.path:
-                raise InvalidInput(
-                    f"{run.id} exists and is no copy of {source.path}; use another model_seq_id"
-                )
-            return path
-        await self._catalog.copies.create(CopyRecord(run.id, source.path, run.created_at))
-        copy = await self._checkpoints.copy(source, run, body.ttl_seconds)
-        # Last, so that a copy that was interrupted is made again when it is asked for again.
-        await self._catalog.runs.create(run)
-        return copy.path
+        run = replace(run, copied_from=source.path)
+        # First, so that no model can take this place in the session while the files are copied.
+        if not await self._catalog.runs.create(run):
+            await self._check_same_copy(run)
+            path = str(TinkerPath(run.id, source.tinker_path.kind, source.name))
+            if await self._catalog.checkpoints.find(path) is not None:
+                return path
+            # It was interrupted before its end, and is made again.
+        return (await self._checkpoints.copy(source, run, body.ttl_seconds)).path
+
+    async def _check_same_copy(self, run: RunRecord) -> None:
+        existing = await self._catalog.runs.get(run.id)
+        if existing is None or existing.copied_from != run.copied_from:
+            raise InvalidInput(
+                f"{run.id} exists and is no copy of {run.copied_from}; use another model_seq_id"
+            )
 
     async def _destination(
         self, owner: str, body: CopyWeightsRequest, idempotency_key: str | None

@@ -25,6 +25,8 @@ class CustomLossService:
         session = await self._catalog.sessions.get(body.session_id)
         if session is None or session.owner != owner:
             raise NotFound(f"no session {body.session_id}; create one first")
+        if session.closed_at is not None:
+            raise InvalidInput(f"session {body.session_id} has ended; create a new one")
         loss_id = f"{body.session_id}:loss:{body.custom_loss_seq_id}"
         submission = await self._futures.submit(loss_id, PromiseKind.CREATE_CUSTOM_LOSS, owner)
         if submission.created:
@@ -40,6 +42,10 @@ class CustomLossService:
                 "loss_fn_config needs"
             )
         return _read(CustomLossDefinition.model_validate(record.definition))
+
+    async def delete_expired(self) -> int:
+        """Remove the losses of sessions that have ended. Returns how many."""
+        return await self._catalog.custom_losses.delete_of_closed_sessions()
 
     async def _store(self, loss_id: str, owner: str, body: CreateCustomLossRequest) -> None:
         try:

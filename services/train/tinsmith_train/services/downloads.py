@@ -3,8 +3,6 @@
 import asyncio
 import hashlib
 import hmac
-import os
-import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -12,48 +10,28 @@ from urllib.parse import quote, urlencode
 from tinsmith_common.catalog import CheckpointRecord
 from tinsmith_common.checkpoints import CheckpointKind, TinkerPath
 from tinsmith_common.errors import Forbidden, InvalidInput, NotFound
+from tinsmith_common.secret_file import SecretFile
 from tinsmith_common.wire.weights import ExternalWeightsUrlsResponse
 from tinsmith_train.services.checkpoints import CheckpointService
 
 URL_LIFETIME = timedelta(hours=1)
 """Clients sign again five minutes before the end, and before every file if less than that is left."""
 
-_KEY_BYTES = 32
-
 
 class UrlSigner:
-    """Signs with a key of this deployment, made at its first use and readable by its user only."""
+    """Signs with a secret of this deployment."""
 
-    def __init__(self, key_file: Path) -> None:
-        self._key_file = key_file
+    def __init__(self, secret: SecretFile) -> None:
+        self._secret = secret
 
     def sign(self, *parts: str) -> str:
         """The signature of these parts. Blocks on the file system."""
         message = "\0".join(parts).encode()
-        return hmac.new(self._key(), message, hashlib.sha256).hexdigest()
+        return hmac.new(self._secret.read(), message, hashlib.sha256).hexdigest()
 
     def verify(self, signature: str, *parts: str) -> bool:
         """Whether `signature` is that of these parts. Blocks on the file system."""
         return hmac.compare_digest(self.sign(*parts).encode(), signature.encode())
-
-    def _key(self) -> bytes:
-        if not self._key_file.exists():
-            self._create()
-        return self._key_file.read_bytes()
-
-    def _create(self) -> None:
-        """Several replicas may do so at once: a link appears whole, and only the first one does."""
-        self._key_file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._key_file.with_name(f".{self._key_file.name}.{secrets.token_hex(6)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-        try:
-            os.link(draft, self._key_file)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
 
 
 class DownloadService:

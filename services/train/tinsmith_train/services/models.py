@@ -134,7 +134,12 @@ class ModelService:
         except TinsmithError as error:
             await self._futures.fail(request_id, error.message, error.category)
             return request_id
-        await self._catalog.runs.create(run)
+        if not await self._catalog.runs.create(run):
+            message = (
+                f"{model_id} exists already, as a copy of weights or as a model; use another model_seq_id"
+            )
+            await self._futures.fail(request_id, message, InvalidInput.category)
+            return request_id
         self._registry.add(run)
         scheduler = self._registry.scheduler_of(run)
         scheduler.open_lane(model_id)
