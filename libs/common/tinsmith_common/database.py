@@ -1,7 +1,7 @@
 """The one relational store behind futures and catalog: SQLite (WAL) by default, Postgres by URL."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,16 @@ class Database:
         """`INSERT … ON CONFLICT (key) DO NOTHING`, in the dialect of this store."""
         dialect = sqlite if self._is_sqlite else postgresql
         return dialect.insert(table).values(values).on_conflict_do_nothing(index_elements=list(key))
+
+    def insert_or_add(self, table: type[SQLModel], rows: Sequence[dict[str, Any]], column: str) -> Any:
+        """Insert rows; where one of the same primary key is there, add to its `column` instead."""
+        dialect = sqlite if self._is_sqlite else postgresql
+        statement = dialect.insert(table).values(rows)
+        mapper: Any = inspect(table)
+        return statement.on_conflict_do_update(
+            index_elements=list(mapper.primary_key),
+            set_={column: mapper.columns[column] + statement.excluded[column]},
+        )
 
     def next_number(self, table: type[SQLModel], name: str, *, at_least: int = 1) -> Any:
         """A statement that counts a row of a (name, number) table on, or begins it, and returns the number.

@@ -10,9 +10,16 @@ from tinsmith_common.catalog.records import (
     RunRecord,
     SamplingSessionRecord,
     SessionRecord,
+    Span,
     Storage,
+    StoredCheckpoint,
+    Usage,
+    UsageHour,
+    UsageKind,
 )
 from tinsmith_common.catalog.search import SessionQuery
+from tinsmith_common.catalog.spans import Spans
+from tinsmith_common.catalog.usage import UsageLedger
 
 __all__ = [
     "AuditRecord",
@@ -25,5 +32,12 @@ __all__ = [
     "SamplingSessionRecord",
     "SessionQuery",
     "SessionRecord",
+    "Span",
+    "Spans",
     "Storage",
+    "StoredCheckpoint",
+    "Usage",
+    "UsageHour",
+    "UsageKind",
+    "UsageLedger",
 ]

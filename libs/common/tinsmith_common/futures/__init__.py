@@ -9,6 +9,8 @@ from tinsmith_common.futures.types import (
     PendingPromise,
     PromiseKind,
     Submission,
+    Unfinished,
+    Work,
 )
 
 __all__ = [
@@ -22,5 +24,7 @@ __all__ = [
     "PendingPromise",
     "PromiseKind",
     "Submission",
+    "Unfinished",
+    "Work",
     "completion_queue",
 ]

@@ -3,17 +3,32 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tinsmith_common.blobs import BlobStore
+from tinsmith_common.catalog.records import Span
+from tinsmith_common.catalog.spans import Spans
+from tinsmith_common.catalog.usage import UsageLedger
 from tinsmith_common.database import Database
 from tinsmith_common.errors import Category, NotFound, PromiseLost
 from tinsmith_common.futures.completions import Completion, CompletionLog
+from tinsmith_common.futures.metrics import WorkMetrics
 from tinsmith_common.futures.notifier import Notifier
 from tinsmith_common.futures.tables import PromiseRow
-from tinsmith_common.futures.types import JSON, Outcome, PendingPromise, PromiseKind, Service, Submission
+from tinsmith_common.futures.types import (
+    JSON,
+    Outcome,
+    PendingPromise,
+    PromiseKind,
+    Service,
+    Submission,
+    Unfinished,
+    Work,
+)
+from tinsmith_common.observability import received_at
 
 INLINE_LIMIT_BYTES = 256 * 1024
 """Bodies up to this size live in the row, larger ones in the blob store."""
@@ -29,10 +44,13 @@ class FutureStore:
     service are re-read on a timer: they only come here when a poll took a wrong turn.
     """
 
-    def __init__(self, database: Database, blobs: BlobStore, service: Service) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, service: Service, metrics: WorkMetrics) -> None:
         self._database = database
         self._blobs = blobs
         self._service = service
+        self._metrics = metrics
+        self._usage = UsageLedger(database)
+        self._spans = Spans(database)
         self._notifier: Notifier[Outcome] = Notifier()
         self.completions = CompletionLog(database)
 
@@ -54,7 +72,7 @@ class FutureStore:
             owner=owner,
             request=None if in_blob else request,
             request_in_blob=in_blob,
-            created_at=datetime.now(UTC),
+            created_at=received_at(),
         )
         statement = self._database.insert_if_absent(PromiseRow, row.model_dump(), "request_id")
         async with self._database.write() as connection:
@@ -67,11 +85,18 @@ class FutureStore:
         return Submission(request_id, created)
 
     async def resolve(
-        self, request_id: str, payload: bytes, media_type: str = JSON, *, queue: str | None = None
+        self,
+        request_id: str,
+        payload: bytes,
+        media_type: str = JSON,
+        *,
+        queue: str | None = None,
+        work: Work | None = None,
     ) -> None:
         """End a pending promise with its result, an event of `queue` if that is given.
 
-        The first ending wins; later ones change nothing.
+        What `work` used is counted in the same transaction. The first ending wins; later ones change and count
+        nothing.
         """
         in_blob = len(payload) > INLINE_LIMIT_BYTES
         if in_blob:
@@ -82,13 +107,19 @@ class FutureStore:
             "payload_in_blob": in_blob,
             "media_type": media_type,
         }
-        await self._finish(request_id, values, Outcome(payload, media_type), queue)
+        await self._finish(request_id, values, Outcome(payload, media_type), queue, work)
 
     async def fail(
-        self, request_id: str, message: str, category: Category, *, queue: str | None = None
+        self,
+        request_id: str,
+        message: str,
+        category: Category,
+        *,
+        queue: str | None = None,
+        work: Work | None = None,
     ) -> None:
         """End a pending promise with an error the client will see."""
-        await self._finish(request_id, *_failure(message, category), queue)
+        await self._finish(request_id, *_failure(message, category), queue, work)
 
     async def cancel(self, request_id: str, owner: str, *, queue: str | None = None) -> bool:
         """Fail a pending promise of this service because its owner gave it up.
@@ -97,7 +128,7 @@ class FutureStore:
         """
         values, outcome = _failure("cancelled by the client", "user")
         mine = (_column(PromiseRow.owner) == owner, _column(PromiseRow.service) == self._service)
-        return await self._finish(request_id, values, outcome, queue, *mine)
+        return await self._finish(request_id, values, outcome, queue, None, *mine, cancelled=True)
 
     async def acknowledge(self, queue: str, owner: str, request_ids: Sequence[str]) -> None:
         """Drop bodies and events of results that their owner has fetched. The promises stay known.
@@ -149,6 +180,21 @@ class FutureStore:
             for row in rows
         ]
 
+    async def unfinished(self, owner: str, session_id: str) -> list[Unfinished]:
+        """The owner's unfinished promises of a session, of either service, in the order of their arrival."""
+        query = (
+            select(*map(_column, (PromiseRow.request_id, PromiseRow.kind, PromiseRow.created_at)))
+            .where(
+                _column(PromiseRow.state) == "pending",
+                _column(PromiseRow.owner) == owner,
+                _column(PromiseRow.request_id).startswith(f"{session_id}:", autoescape=True),
+            )
+            .order_by(_column(PromiseRow.created_at), _column(PromiseRow.request_id))
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return [Unfinished(row.request_id, PromiseKind(row.kind), row.created_at) for row in rows]
+
     async def expire(self, age: timedelta) -> int:
         """Forget promises that ended longer than `age` ago, with their events. Returns how many."""
         cutoff = datetime.now(UTC) - age
@@ -165,25 +211,70 @@ class FutureStore:
         return len(rows)
 
     async def _finish(
-        self, request_id: str, values: dict[str, Any], outcome: Outcome, queue: str | None, *conditions: Any
+        self,
+        request_id: str,
+        values: dict[str, Any],
+        outcome: Outcome,
+        queue: str | None,
+        work: Work | None,
+        *conditions: Any,
+        cancelled: bool = False,
     ) -> bool:
-        statement = (
-            update(PromiseRow)
-            .where(_row(request_id), _column(PromiseRow.state) == "pending", *conditions)
-            .values(finished_at=datetime.now(UTC), **values)
-            .returning(_column(PromiseRow.owner))
-        )
         size = len(outcome.payload) if outcome.error is None else None
         async with self._database.write() as connection:
-            owner = (await connection.execute(statement)).scalar_one_or_none()
-            if owner is not None and queue is not None:
-                await self.completions.append(connection, queue, owner, Completion(request_id, size))
-        if owner is None:
+            now = datetime.now(UTC)
+            statement = (
+                update(PromiseRow)
+                .where(_row(request_id), _column(PromiseRow.state) == "pending", *conditions)
+                .values(finished_at=now, **values)
+                .returning(*map(_column, (PromiseRow.owner, PromiseRow.kind, PromiseRow.created_at)))
+            )
+            promise = (await connection.execute(statement)).one_or_none()
+            if promise is not None:
+                state = "cancelled" if cancelled else values["state"]
+                await self._account(connection, request_id, promise, outcome, state, work, now)
+                if queue is not None:
+                    completion = Completion(request_id, size)
+                    await self.completions.append(connection, queue, promise.owner, completion)
+        if promise is None:
             return False
+        if work is not None:
+            self._metrics.observe(promise.kind, promise.created_at, work, datetime.now(UTC))
         self._notifier.publish(request_id, outcome)
         if queue is not None:
             self.completions.announce(queue)
         return True
+
+    async def _account(
+        self,
+        connection: AsyncConnection,
+        request_id: str,
+        promise: Any,
+        outcome: Outcome,
+        state: Literal["done", "failed", "cancelled"],
+        work: Work | None,
+        now: datetime,
+    ) -> None:
+        """Count what the work used, and keep when it happened."""
+        usage = None if work is None else work.usage
+        if usage is not None:
+            await self._usage.add(connection, promise.owner, usage, now)
+        failed = outcome.error is not None
+        span = Span(
+            request_id=request_id,
+            session_id=request_id.partition(":")[0],
+            owner=promise.owner,
+            kind=promise.kind,
+            state=state,
+            received_at=promise.created_at,
+            started_at=None if work is None else work.started_at,
+            computed_at=None if work is None else work.computed_at,
+            stored_at=now,
+            error=outcome.error,
+            category=outcome.category if failed else None,
+            quantities={} if usage is None else {kind.value: n for kind, n in usage.quantities.items()},
+        )
+        await self._spans.add(connection, span)
 
     async def _read(self, request_id: str, owner: str) -> Any:
         async with self._database.read() as connection:

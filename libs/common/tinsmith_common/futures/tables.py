@@ -3,8 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary
+from sqlalchemy import BigInteger, Column, Index, LargeBinary
 from sqlmodel import Field, SQLModel
+
+from tinsmith_common.catalog.tables import UtcDateTime
 
 
 class PromiseRow(SQLModel, table=True):
@@ -24,8 +26,8 @@ class PromiseRow(SQLModel, table=True):
     media_type: str | None = None
     error: str | None = None
     category: str | None = None
-    created_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
-    finished_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True), index=True))
+    created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    finished_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, index=True))
 
 
 class CompletionRow(SQLModel, table=True):

@@ -1,9 +1,11 @@
 """What a promise is, without any storage."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+from tinsmith_common.catalog.records import Usage
 from tinsmith_common.errors import Category
 
 JSON = "application/json"
@@ -52,3 +54,21 @@ class PendingPromise:
     kind: PromiseKind
     owner: str
     request: bytes
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A promise that has not ended, and when its request had arrived."""
+
+    request_id: str
+    kind: PromiseKind
+    received_at: datetime
+
+
+@dataclass(frozen=True)
+class Work:
+    """When the engine had a request, and what it used; UTC."""
+
+    started_at: datetime
+    computed_at: datetime
+    usage: Usage | None = None

@@ -10,10 +10,10 @@ from tinsmith_common.catalog import CheckpointRecord, SessionRecord
 from tinsmith_common.errors import InvalidInput
 from tinsmith_common.stores import Stores
 from tinsmith_common.wire.search import SearchSessionsRequest
-from tinsmith_train.services.audit import CHECKPOINT_SAVED, AuditLog
+from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.session_search import SessionSearch
-from tinsmith_train.services.usage import UsageService
+from tinsmith_train.services.usage import Prices, UsageService
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 PLAIN = SessionRecord("plain", "ann", AT, AT)
@@ -99,7 +99,7 @@ async def test_storage_counts_live_checkpoints_by_session_and_project(
     answer = await SessionSearch(stores.catalog).search("ann", SearchSessionsRequest())
     (session,) = answer.sessions
     assert (session.checkpoints_count, session.checkpoint_storage_bytes) == (1, 3)
-    usage = UsageService(stores.catalog)
+    usage = UsageService(stores.catalog, Prices())
     (item,) = (await usage.storage("ann", None)).data
     assert (item.project_id, item.checkpoint_count, item.size_bytes) == ("apples", 1, 3)
     assert (await usage.storage("ann", "pears")).data == []
@@ -126,20 +126,8 @@ async def test_the_audit_log_tells_what_happened_to_a_checkpoint(
     assert (await log.of_day("bob", "all", None)).entries == []
 
 
-async def test_saved_checkpoints_are_counted_by_hour_and_session(stores: Stores) -> None:
-    log = AuditLog(stores.catalog)
-    for session_id in ("s", "s", "t"):
-        await log.note("ann", CHECKPOINT_SAVED, session_id=session_id)
-    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    usage = UsageService(stores.catalog)
-    window = (hour - timedelta(hours=1), hour + timedelta(hours=2))
-    events = (await usage.events("ann", *window)).data
-    assert sorted((event.session_id, event.event_info.count) for event in events) == [("s", 2), ("t", 1)]
-    assert (await usage.events("ann", hour - timedelta(hours=2), hour)).data == []
-
-
 async def test_a_usage_window_is_of_whole_hours_and_at_most_two_weeks(stores: Stores) -> None:
-    usage = UsageService(stores.catalog)
+    usage = UsageService(stores.catalog, Prices())
     for start, end in ((AT, AT), (AT, AT + timedelta(days=15)), (AT, AT + timedelta(minutes=90))):
         with pytest.raises(InvalidInput, match="whole UTC hours"):
             await usage.events("ann", start, end)

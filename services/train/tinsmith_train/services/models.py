@@ -135,6 +135,8 @@ class ModelService:
             await self._futures.fail(request_id, error.message, error.category)
             return request_id
         await self._catalog.runs.create(run)
+        if session.failure is not None:
+            await self._catalog.sessions.update(session_id, failure=None)  # its client goes on
         self._registry.add(run)
         scheduler = self._registry.scheduler_of(run)
         scheduler.open_lane(model_id)
