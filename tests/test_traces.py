@@ -12,11 +12,13 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 import pytest_asyncio
+from sqlalchemy import insert
 
 from tests.trace_format import check_trace, inside, slices
-from tinsmith_common.catalog import SamplingSessionRecord, SessionRecord, Span
+from tinsmith_common.catalog import SamplingSessionRecord, SessionRecord
 from tinsmith_common.errors import Forbidden
 from tinsmith_common.futures import PromiseKind
+from tinsmith_common.futures.tables import SpanRow
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
 from tinsmith_train.services import trace_exports
@@ -27,20 +29,20 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 SESSION = SessionRecord("s", "ann", START, START, display_name='a "name"', project_id="apples")
 
 
-def span(request_id: str, kind: PromiseKind, *ms: int, **values: Any) -> Span:
+def span(request_id: str, kind: PromiseKind, *ms: int, quantities: dict[str, int] | None = None) -> SpanRow:
     """One whose moments are so many ms after the session's start: received, started, computed, stored."""
     received, started, computed, stored = (START + timedelta(milliseconds=at) for at in ms)
-    about = {"state": "done", **values}
-    return Span(
+    return SpanRow(
         request_id=request_id,
         session_id="s",
         owner="ann",
         kind=kind,
-        received_at=received,
+        state="done",
+        created_at=received,
         started_at=started,
         computed_at=computed,
-        stored_at=stored,
-        **about,
+        finished_at=stored,
+        quantities=quantities,
     )
 
 
@@ -59,10 +61,9 @@ def exports(stores: Stores, tmp_path: Path) -> TraceExports:
     return TraceExports(stores.catalog, stores.futures, tmp_path / "traces", signer, "https://here/")
 
 
-async def add(stores: Stores, *spans: Span) -> None:
+async def add(stores: Stores, *spans: SpanRow) -> None:
     async with stores.database.write() as connection:
-        for item in spans:
-            await stores.catalog.spans.add(connection, item)
+        await connection.execute(insert(SpanRow), [item.model_dump() for item in spans])
 
 
 async def url_of(exports: TraceExports) -> str:

@@ -175,34 +175,43 @@ async def test_a_span_tells_when_a_request_came_ran_and_was_stored(stores: Store
     request_id = await submit(stores, "s:sample:0:0")
     started, computed = before + timedelta(milliseconds=1), before + timedelta(milliseconds=2)
     await stores.futures.resolve(request_id, b"", work=Work(started, computed, USED))
-    ((span,),) = [page async for page in stores.catalog.spans.pages("ann", "s")]
+    ((span,),) = [page async for page in stores.futures.spans.pages("ann", "s")]
     assert (span.request_id, span.kind, span.state) == (request_id, "Sample", "done")
     assert before <= span.received_at
     assert (span.started_at, span.computed_at) == (started, computed)
+    assert span.stored_at is not None
     assert computed <= span.stored_at <= datetime.now(UTC)
     assert span.quantities == {"sampling_prefill": 5, "sampling_sample": 7}
 
 
 async def test_nobody_adds_to_the_timeline_of_somebody_else_s_session(stores: Stores) -> None:
     await stores.futures.fail(await submit(stores, "s:sample:0:0", "bob"), "not yours", "user")
-    assert [page async for page in stores.catalog.spans.pages("ann", "s")] == []
-    assert await stores.catalog.spans.last("ann", "s") is None
-    await submit(stores, "s:sample:0:1", "bob")
-    assert await stores.futures.unfinished("ann", "s") == []
+    assert [page async for page in stores.futures.spans.pages("ann", "s")] == []
+    assert await stores.futures.spans.last("ann", "s") is None
+    assert not await stores.futures.spans.any_done("ann", "s", "s:sample:0")
 
 
 async def test_long_timelines_are_read_page_by_page_in_the_order_of_arrival(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tinsmith_common.catalog.spans._PAGE", 3)
+    monkeypatch.setattr("tinsmith_common.futures.spans._PAGE", 3)
     ids = [await submit(stores, f"s:sample:0:{index}") for index in range(8)]
     for request_id in reversed(ids):
         await stores.futures.fail(request_id, "no", "user")
-    pages = [page async for page in stores.catalog.spans.pages("ann", "s")]
+    pages = [page async for page in stores.futures.spans.pages("ann", "s")]
     assert [len(page) for page in pages] == [3, 3, 2]
     assert [span.request_id for page in pages for span in page] == ids
-    await stores.catalog.spans.expire(datetime.now(UTC))
-    assert [page async for page in stores.catalog.spans.pages("ann", "s")] == []
+
+
+async def test_a_timeline_outlives_its_results_until_its_own_time_is_over(stores: Stores) -> None:
+    await stores.futures.resolve(await submit(stores, "s:sample:0:0"), b"", work=worked())
+    await submit(stores, "s:sample:0:1")
+    before = [page async for page in stores.futures.spans.pages("ann", "s")]
+    assert await stores.futures.expire(timedelta(0)) == 1
+    assert [page async for page in stores.futures.spans.pages("ann", "s")] == before
+    await stores.futures.spans.expire(datetime.now(UTC))
+    ((pending,),) = [page async for page in stores.futures.spans.pages("ann", "s")]
+    assert (pending.request_id, pending.state) == ("s:sample:0:1", "pending")
 
 
 async def test_the_time_around_the_engine_is_measured_by_request_type(tmp_path: Path) -> None:
@@ -210,7 +219,7 @@ async def test_the_time_around_the_engine_is_measured_by_request_type(tmp_path: 
     stores = Stores.build(CommonSettings(metadata_dir=tmp_path), "sample", registry)
     await stores.open()
     request_id = await submit(stores, "s:sample:0:0")
-    (promise,) = await stores.futures.unfinished("ann", "s")
+    ((promise,),) = [page async for page in stores.futures.spans.pages("ann", "s")]
     started = promise.received_at + timedelta(seconds=3)
     await stores.futures.resolve(request_id, b"", work=Work(started, started + timedelta(seconds=4)))
 

@@ -1,7 +1,7 @@
 """The one relational store behind futures and catalog: SQLite (WAL) by default, Postgres by URL."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,15 @@ class Database:
         dialect = sqlite if self._is_sqlite else postgresql
         return dialect.insert(table).values(values).on_conflict_do_nothing(index_elements=list(key))
 
-    def insert_or_add(self, table: type[SQLModel], rows: Sequence[dict[str, Any]], column: str) -> Any:
-        """Insert rows; where one of the same primary key is there, add to its `column` instead."""
+    def copy_if_absent(self, table: type[SQLModel], names: list[str], rows: Any, *key: str) -> Any:
+        """`INSERT … SELECT … ON CONFLICT (key) DO NOTHING`; `rows` is a select with a condition."""
         dialect = sqlite if self._is_sqlite else postgresql
-        statement = dialect.insert(table).values(rows)
+        return dialect.insert(table).from_select(names, rows).on_conflict_do_nothing(index_elements=list(key))
+
+    def insert_or_add(self, table: type[SQLModel], column: str) -> Any:
+        """A statement for a list of rows: where one of the same primary key is there, its `column` is added to."""
+        dialect = sqlite if self._is_sqlite else postgresql
+        statement = dialect.insert(table)
         mapper: Any = inspect(table)
         return statement.on_conflict_do_update(
             index_elements=list(mapper.primary_key),

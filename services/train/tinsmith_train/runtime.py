@@ -103,7 +103,7 @@ class Runtime:
                 await self._services.checkpoints.delete_expired()
                 await self._stores.futures.expire(timedelta(seconds=config.future_retention_s))
                 oldest = datetime.now(UTC) - timedelta(seconds=config.trace_retention_s)
-                await self._stores.catalog.spans.expire(oldest)
+                await self._stores.futures.spans.expire(oldest)
                 await self._services.traces.delete_old()
             except Exception:
                 _log.exception("maintenance failed; trying again at its next turn")

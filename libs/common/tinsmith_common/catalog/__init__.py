@@ -10,7 +10,6 @@ from tinsmith_common.catalog.records import (
     RunRecord,
     SamplingSessionRecord,
     SessionRecord,
-    Span,
     Storage,
     StoredCheckpoint,
     Usage,
@@ -18,7 +17,6 @@ from tinsmith_common.catalog.records import (
     UsageKind,
 )
 from tinsmith_common.catalog.search import SessionQuery
-from tinsmith_common.catalog.spans import Spans
 from tinsmith_common.catalog.usage import UsageLedger
 
 __all__ = [
@@ -32,8 +30,6 @@ __all__ = [
     "SamplingSessionRecord",
     "SessionQuery",
     "SessionRecord",
-    "Span",
-    "Spans",
     "Storage",
     "StoredCheckpoint",
     "Usage",

@@ -22,7 +22,6 @@ from tinsmith_common.catalog.records import (
 )
 from tinsmith_common.catalog.repository import Repository
 from tinsmith_common.catalog.search import SessionQuery
-from tinsmith_common.catalog.spans import Spans
 from tinsmith_common.catalog.tables import (
     AuditRow,
     CheckpointRow,
@@ -254,7 +253,6 @@ class Catalog:
         self.copies = Copies(database)
         self.audit = Audit(database)
         self.usage = UsageLedger(database)
-        self.spans = Spans(database)
 
 
 def _live(table: Any) -> ColumnElement[bool]:

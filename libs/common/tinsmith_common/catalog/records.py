@@ -1,10 +1,10 @@
 """Catalog entries as the services see them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tinsmith_common.checkpoints.paths import CheckpointKind, TinkerPath
 
@@ -183,27 +183,3 @@ class StoredCheckpoint:
     size_bytes: int
     started_at: datetime
     ended_at: datetime | None
-
-
-@dataclass(frozen=True)
-class Span:
-    """What happened to one request, and when.
-
-    received_at:  the whole request was here.
-    started_at:   the engine had it; None when it never came so far.
-    computed_at:  the engine was done with it.
-    stored_at:    its result was written.
-    """
-
-    request_id: str
-    session_id: str
-    owner: str
-    kind: str
-    state: Literal["done", "failed", "cancelled"]
-    received_at: datetime
-    started_at: datetime | None
-    computed_at: datetime | None
-    stored_at: datetime
-    error: str | None = None
-    category: str | None = None
-    quantities: Mapping[str, int] = field(default_factory=dict[str, int])

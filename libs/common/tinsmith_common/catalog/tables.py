@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, DateTime, Index
+from sqlalchemy import JSON, BigInteger, Column, DateTime
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
@@ -171,23 +171,3 @@ class StoredRow(SQLModel, table=True):
     size_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
     started_at: datetime = Field(sa_column=_time())
     ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-
-
-class SpanRow(SQLModel, table=True):
-    """See `Span`."""
-
-    __tablename__: Any = "spans"
-    __table_args__: Any = (Index("spans_of_session", "session_id", "received_at"),)
-
-    request_id: str = Field(primary_key=True)
-    session_id: str
-    owner: str
-    kind: str
-    state: str
-    received_at: datetime = Field(sa_column=_time())
-    started_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    computed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    stored_at: datetime = Field(sa_column=_time(index=True))
-    error: str | None = None
-    category: str | None = None
-    quantities: dict[str, int] = Field(default_factory=dict, sa_column=Column(JSON))

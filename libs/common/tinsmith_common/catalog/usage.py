@@ -25,6 +25,7 @@ class UsageLedger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._add = database.insert_or_add(UsageRow, "quantity")
 
     async def add(self, connection: AsyncConnection, owner: str, usage: Usage, at: datetime) -> None:
         """Count a usage in its hour."""
@@ -39,7 +40,7 @@ class UsageLedger:
             if quantity
         ]
         if rows:
-            await connection.execute(self._database.insert_or_add(UsageRow, rows, "quantity"))
+            await connection.execute(self._add, rows)
 
     async def hours(self, owner: str, start: datetime, end: datetime) -> tuple[UsageHour, ...]:
         """What the owner used in the hours from `start` until before `end`, oldest first."""

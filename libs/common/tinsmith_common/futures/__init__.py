@@ -8,8 +8,8 @@ from tinsmith_common.futures.types import (
     Outcome,
     PendingPromise,
     PromiseKind,
+    Span,
     Submission,
-    Unfinished,
     Work,
 )
 
@@ -23,8 +23,8 @@ __all__ = [
     "Outcome",
     "PendingPromise",
     "PromiseKind",
+    "Span",
     "Submission",
-    "Unfinished",
     "Work",
     "completion_queue",
 ]

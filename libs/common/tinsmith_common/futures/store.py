@@ -3,20 +3,18 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tinsmith_common.blobs import BlobStore
-from tinsmith_common.catalog.records import Span
-from tinsmith_common.catalog.spans import Spans
 from tinsmith_common.catalog.usage import UsageLedger
 from tinsmith_common.database import Database
 from tinsmith_common.errors import Category, NotFound, PromiseLost
 from tinsmith_common.futures.completions import Completion, CompletionLog
 from tinsmith_common.futures.metrics import WorkMetrics
 from tinsmith_common.futures.notifier import Notifier
+from tinsmith_common.futures.spans import Spans
 from tinsmith_common.futures.tables import PromiseRow
 from tinsmith_common.futures.types import (
     JSON,
@@ -25,7 +23,6 @@ from tinsmith_common.futures.types import (
     PromiseKind,
     Service,
     Submission,
-    Unfinished,
     Work,
 )
 from tinsmith_common.observability import received_at
@@ -50,7 +47,7 @@ class FutureStore:
         self._service = service
         self._metrics = metrics
         self._usage = UsageLedger(database)
-        self._spans = Spans(database)
+        self.spans = Spans(database)
         self._notifier: Notifier[Outcome] = Notifier()
         self.completions = CompletionLog(database)
 
@@ -67,6 +64,7 @@ class FutureStore:
             await asyncio.to_thread(self._blobs.put, _request_key(request_id), request)
         row = PromiseRow(
             request_id=request_id,
+            session_id=request_id.partition(":")[0],
             kind=kind,
             service=self._service,
             owner=owner,
@@ -126,9 +124,9 @@ class FutureStore:
 
         Returns whether it was pending; one that is unknown, finished or somebody else's stays as it is.
         """
-        values, outcome = _failure("cancelled by the client", "user")
+        values, outcome = _failure("cancelled by the client", "user", state="cancelled")
         mine = (_column(PromiseRow.owner) == owner, _column(PromiseRow.service) == self._service)
-        return await self._finish(request_id, values, outcome, queue, None, *mine, cancelled=True)
+        return await self._finish(request_id, values, outcome, queue, None, *mine)
 
     async def acknowledge(self, queue: str, owner: str, request_ids: Sequence[str]) -> None:
         """Drop bodies and events of results that their owner has fetched. The promises stay known.
@@ -180,21 +178,6 @@ class FutureStore:
             for row in rows
         ]
 
-    async def unfinished(self, owner: str, session_id: str) -> list[Unfinished]:
-        """The owner's unfinished promises of a session, of either service, in the order of their arrival."""
-        query = (
-            select(*map(_column, (PromiseRow.request_id, PromiseRow.kind, PromiseRow.created_at)))
-            .where(
-                _column(PromiseRow.state) == "pending",
-                _column(PromiseRow.owner) == owner,
-                _column(PromiseRow.request_id).startswith(f"{session_id}:", autoescape=True),
-            )
-            .order_by(_column(PromiseRow.created_at), _column(PromiseRow.request_id))
-        )
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
-        return [Unfinished(row.request_id, PromiseKind(row.kind), row.created_at) for row in rows]
-
     async def expire(self, age: timedelta) -> int:
         """Forget promises that ended longer than `age` ago, with their events. Returns how many."""
         cutoff = datetime.now(UTC) - age
@@ -206,6 +189,7 @@ class FutureStore:
         for request_id in rows:
             await asyncio.to_thread(self._forget_blobs, request_id)
         async with self._database.write() as connection:
+            await self.spans.keep(connection, old)
             await connection.execute(delete(PromiseRow).where(old))
             await self.completions.expire(connection, cutoff)
         return len(rows)
@@ -218,9 +202,13 @@ class FutureStore:
         queue: str | None,
         work: Work | None,
         *conditions: Any,
-        cancelled: bool = False,
     ) -> bool:
         size = len(outcome.payload) if outcome.error is None else None
+        usage = None if work is None else work.usage
+        if work is not None:
+            values |= {"started_at": work.started_at, "computed_at": work.computed_at}
+        if usage is not None:
+            values["quantities"] = {kind.value: quantity for kind, quantity in usage.quantities.items()}
         async with self._database.write() as connection:
             now = datetime.now(UTC)
             statement = (
@@ -230,12 +218,11 @@ class FutureStore:
                 .returning(*map(_column, (PromiseRow.owner, PromiseRow.kind, PromiseRow.created_at)))
             )
             promise = (await connection.execute(statement)).one_or_none()
-            if promise is not None:
-                state = "cancelled" if cancelled else values["state"]
-                await self._account(connection, request_id, promise, outcome, state, work, now)
-                if queue is not None:
-                    completion = Completion(request_id, size)
-                    await self.completions.append(connection, queue, promise.owner, completion)
+            if promise is not None and usage is not None:
+                await self._usage.add(connection, promise.owner, usage, now)
+            if promise is not None and queue is not None:
+                completion = Completion(request_id, size)
+                await self.completions.append(connection, queue, promise.owner, completion)
         if promise is None:
             return False
         if work is not None:
@@ -244,37 +231,6 @@ class FutureStore:
         if queue is not None:
             self.completions.announce(queue)
         return True
-
-    async def _account(
-        self,
-        connection: AsyncConnection,
-        request_id: str,
-        promise: Any,
-        outcome: Outcome,
-        state: Literal["done", "failed", "cancelled"],
-        work: Work | None,
-        now: datetime,
-    ) -> None:
-        """Count what the work used, and keep when it happened."""
-        usage = None if work is None else work.usage
-        if usage is not None:
-            await self._usage.add(connection, promise.owner, usage, now)
-        failed = outcome.error is not None
-        span = Span(
-            request_id=request_id,
-            session_id=request_id.partition(":")[0],
-            owner=promise.owner,
-            kind=promise.kind,
-            state=state,
-            received_at=promise.created_at,
-            started_at=None if work is None else work.started_at,
-            computed_at=None if work is None else work.computed_at,
-            stored_at=now,
-            error=outcome.error,
-            category=outcome.category if failed else None,
-            quantities={} if usage is None else {kind.value: n for kind, n in usage.quantities.items()},
-        )
-        await self._spans.add(connection, span)
 
     async def _read(self, request_id: str, owner: str) -> Any:
         async with self._database.read() as connection:
@@ -286,7 +242,7 @@ class FutureStore:
         return row
 
     async def _outcome(self, row: Any) -> Outcome:
-        if row.state == "failed":
+        if row.state != "done":
             return Outcome(error=row.error, category=row.category)
         payload = row.payload
         if row.payload_in_blob:
@@ -305,8 +261,8 @@ class FutureStore:
         self._blobs.delete(_payload_key(request_id))
 
 
-def _failure(message: str, category: Category) -> tuple[dict[str, Any], Outcome]:
-    values = {"state": "failed", "error": message, "category": category}
+def _failure(message: str, category: Category, state: str = "failed") -> tuple[dict[str, Any], Outcome]:
+    values = {"state": state, "error": message, "category": category}
     return values, Outcome(error=message, category=category)
 
 

@@ -52,7 +52,7 @@ class Services:
         models = ModelService(registry, stores.futures, stores.catalog, checkpoints, config.max_lora_rank)
         submissions = Submissions(registry, stores.futures, stores.catalog)
         custom_losses = CustomLossService(stores.futures, stores.catalog)
-        failures = SessionFailures(stores.catalog)
+        failures = SessionFailures(stores.catalog, stores.futures)
         signer = UrlSigner(config.metadata_dir / "download.key")
         traces = config.metadata_dir / "traces"
         return cls(

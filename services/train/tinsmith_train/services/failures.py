@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from tinsmith_common.catalog import Catalog, RunRecord, SessionRecord, Span
+from tinsmith_common.catalog import Catalog, RunRecord, SessionRecord
 from tinsmith_common.errors import TinsmithError
-from tinsmith_common.futures import PromiseKind
+from tinsmith_common.futures import FutureStore, PromiseKind, Span
 from tinsmith_common.wire.search import (
     FailedRequest,
     FailedSamplingSession,
@@ -18,8 +18,9 @@ RESTARTED = "the train service restarted before this ran; continue from the last
 class SessionFailures:
     """Keeps failures with their sessions, in the words of the protocol."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, futures: FutureStore) -> None:
         self._catalog = catalog
+        self._futures = futures
 
     async def models_lost(self, model_ids: Sequence[str], error: TinsmithError) -> None:
         """Their worker died, and what was not saved with it."""
@@ -34,27 +35,29 @@ class SessionFailures:
 
     async def note_last_error(self, session: SessionRecord) -> None:
         """Of a session that fell silent: if the last that happened in it was an error, that ended it."""
-        last = await self._catalog.spans.last(session.owner, session.id)
+        last = await self._futures.spans.last(session.owner, session.id)
         if last is not None and last.state == "failed":
-            await self._fail(session.id, last.category, last.error or "", await self._reason(last))
+            await self._fail(session.id, last.category, last.error or "", await self._reason(session, last))
 
     async def _lose(self, run: RunRecord, message: str) -> None:
         await self._catalog.runs.update(run.id, corrupted=True)
         await self._fail(run.session_id, "server", message, FailedTrainingRun(training_run_id=run.id))
 
-    async def _reason(self, span: Span) -> FailedRequest | FailedTrainingRun | FailedSamplingSession:
+    async def _reason(
+        self, session: SessionRecord, span: Span
+    ) -> FailedRequest | FailedTrainingRun | FailedSamplingSession:
         """The whole model or sampler if it never worked, else the one request."""
         subject, _, seq_id = span.request_id.rpartition(":")
         if seq_id == "0" and span.kind in (PromiseKind.CREATE_MODEL, PromiseKind.LOAD_WEIGHTS):
             if await self._catalog.runs.get(subject) is not None:
                 return FailedTrainingRun(training_run_id=subject)
-        elif span.kind == PromiseKind.SAMPLE and await self._never_sampled(span, subject):
+        elif span.kind == PromiseKind.SAMPLE and await self._never_sampled(session, subject):
             return FailedSamplingSession(sampling_session_id=subject)
         return FailedRequest(request_id=span.request_id, request_type=span.kind)
 
-    async def _never_sampled(self, span: Span, sampler_id: str) -> bool:
+    async def _never_sampled(self, session: SessionRecord, sampler_id: str) -> bool:
         known = await self._catalog.sampling_sessions.get(sampler_id) is not None
-        return known and not await self._catalog.spans.any_done(span.owner, span.session_id, sampler_id)
+        return known and not await self._futures.spans.any_done(session.owner, session.id, sampler_id)
 
     async def _fail(
         self,

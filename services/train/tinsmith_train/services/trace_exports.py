@@ -96,10 +96,8 @@ class TraceExports:
         """Page by page: neither a long session's events nor their text are ever all in memory."""
         writer = TraceWriter(session, datetime.now(UTC), await self._labels(session.id))
         file.write(writer.head())
-        async for page in self._catalog.spans.pages(session.owner, session.id):
+        async for page in self._futures.spans.pages(session.owner, session.id):
             await asyncio.to_thread(file.writelines, map(writer.render, page))
-        unfinished = await self._futures.unfinished(session.owner, session.id)
-        await asyncio.to_thread(file.writelines, map(writer.render, unfinished))
         file.write(writer.tail())
 
     async def _labels(self, session_id: str) -> dict[str, str]:

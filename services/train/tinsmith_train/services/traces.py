@@ -13,8 +13,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from tinsmith_common.catalog import SessionRecord, Span
-from tinsmith_common.futures import PromiseKind, Unfinished
+from tinsmith_common.catalog import SessionRecord
+from tinsmith_common.futures import PromiseKind, Span
 
 Event: TypeAlias = dict[str, Any]
 
@@ -84,10 +84,9 @@ class TraceWriter:
             + ",\n".join(map(json.dumps, events))
         )
 
-    def render(self, item: Span | Unfinished) -> str:
+    def render(self, span: Span) -> str:
         """The events of one request, as text to append."""
-        events = self._of_span(item) if isinstance(item, Span) else self._of_unfinished(item)
-        return "".join(f",\n{json.dumps(event)}" for event in events)
+        return "".join(f",\n{json.dumps(event)}" for event in self._of_span(span))
 
     def tail(self) -> str:
         """The end of the file."""
@@ -100,22 +99,25 @@ class TraceWriter:
         return _slice("session", "session", SESSION_PID, 1, 0, max(1, end), args)
 
     def _of_span(self, span: Span) -> Iterator[Event]:
-        engine = () if span.started_at is None else (span.started_at, span.computed_at or span.stored_at)
-        phases = ("queued", "running", "storing") if engine else ("queued",)
-        times = self._increasing(span.received_at, *engine, span.stored_at)
+        end = span.stored_at or self._exported_at
+        if span.started_at is None or span.computed_at is None:
+            phases = ("queued" if span.stored_at else "unfinished",)
+            times = self._increasing(span.received_at, end)
+        else:
+            phases = ("queued", "running", "storing")
+            times = self._increasing(span.received_at, span.started_at, span.computed_at, end)
         args: dict[str, Any] = {"state": span.state, **span.quantities}
         if span.error is not None:
             args |= {"error": span.error, "category": span.category}
         yield from self._of_request(span.request_id, span.kind, times, phases, args)
 
-    def _of_unfinished(self, promise: Unfinished) -> Iterator[Event]:
-        times = self._increasing(promise.received_at, self._exported_at)
-        yield from self._of_request(
-            promise.request_id, promise.kind, times, ("unfinished",), {"state": "pending"}
-        )
-
     def _of_request(
-        self, request_id: str, kind: str, times: list[int], phases: tuple[str, ...], args: dict[str, Any]
+        self,
+        request_id: str,
+        kind: PromiseKind,
+        times: list[int],
+        phases: tuple[str, ...],
+        args: dict[str, Any],
     ) -> Iterator[Event]:
         subject, _, seq_id = request_id.rpartition(":")
         if subject not in self._tracks:
@@ -126,7 +128,7 @@ class TraceWriter:
         if is_new:
             yield _named("thread_name", track.pid, f"requests {lane}", tid=lane)
         place = track.pid, lane
-        name = _NAMES[PromiseKind(kind)]
+        name = _NAMES[kind]
         about = {"request_id": request_id, "seq_id": seq_id, **args}
         yield _slice(name, "request", *place, times[0], times[-1], about)
         for phase, (start, end) in zip(phases, pairwise(times), strict=True):
