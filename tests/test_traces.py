@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import jsonschema
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -231,3 +232,35 @@ async def test_files_are_removed_when_no_url_leads_to_them_any_more(
     os.utime(path, (old, old))
     await exports.delete_old()
     assert list((tmp_path / "traces").iterdir()) == []
+
+
+def break_nesting(events: list[dict[str, Any]]) -> None:
+    events[-3]["dur"] += 10**9
+
+
+def lose_an_end(events: list[dict[str, Any]]) -> None:
+    del events[-1]
+
+
+def add_a_field(events: list[dict[str, Any]]) -> None:
+    events[-1]["colour"] = "red"
+
+
+def lose_a_name(events: list[dict[str, Any]]) -> None:
+    events[:] = [event for event in events if event["name"] != "process_name"]
+
+
+@pytest.mark.parametrize("spoil", [break_nesting, lose_an_end, add_a_field, lose_a_name])
+async def test_the_check_of_these_tests_refuses_a_bad_trace(
+    stores: Stores, exports: TraceExports, spoil: Callable[[list[dict[str, Any]]], None]
+) -> None:
+    await add(
+        stores,
+        span("s:train:0:1", PromiseKind.OPTIM_STEP, 1, 2, 3, 4),
+        span("s:train:0:2", PromiseKind.OPTIM_STEP, 5, 6, 7, 8),
+    )
+    trace = json.loads((await follow(exports, await url_of(exports))).read_text())
+    check_trace(trace)
+    spoil(trace["traceEvents"])
+    with pytest.raises((AssertionError, jsonschema.ValidationError)):
+        check_trace(trace)

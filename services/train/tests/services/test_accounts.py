@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from tinsmith_common.catalog import CheckpointRecord, SessionRecord
 from tinsmith_common.errors import InvalidInput
 from tinsmith_common.stores import Stores
 from tinsmith_common.wire.search import SearchSessionsRequest
+from tinsmith_train.config import TrainingConfig
 from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.container import Services
 from tinsmith_train.services.session_search import SessionSearch
 from tinsmith_train.services.usage import Prices, UsageService
 
@@ -124,6 +127,21 @@ async def test_the_audit_log_tells_what_happened_to_a_checkpoint(
     assert {entry.tinker_path for entry in entries} == {saved.path}
     assert (await log.of_day("ann", "projects", None)).entries == []
     assert (await log.of_day("bob", "all", None)).entries == []
+
+
+async def test_moving_a_session_is_noted_with_where_it_was(tmp_path: Path, stores: Stores) -> None:
+    services = Services.build(TrainingConfig(metadata_dir=tmp_path), stores)
+    await add(stores, replace(PLAIN, project_id="apples"))
+    await services.sessions.assign_project("ann", "plain", "pears")
+    (entry,) = (await services.audit.of_day("ann", "projects", None)).entries
+    assert entry.event == "project_session_assign"
+    assert entry.event_details == {
+        "owner": "ann",
+        "session_id": "plain",
+        "project_id": "pears",
+        "previous_project_id": "apples",
+    }
+    assert await find(stores, project_ids=["pears"]) == ["plain"]
 
 
 async def test_a_usage_window_is_of_whole_hours_and_at_most_two_weeks(stores: Stores) -> None:

@@ -117,11 +117,14 @@ class TraceExports:
         return self._folder / f"{quote(session_id, safe='')}.json"
 
     def _delete_old(self) -> None:
-        oldest = datetime.now(UTC).timestamp() - URL_LIFETIME.total_seconds()
+        # Signed shortly after it was written: a minute on top covers the time between.
+        oldest = datetime.now(UTC).timestamp() - URL_LIFETIME.total_seconds() - 60
         for path in list(self._folder.iterdir()) if self._folder.exists() else ():
-            # Signed shortly after it was written: a minute on top covers the time between.
-            if path.stat().st_mtime < oldest - 60:
-                path.unlink(missing_ok=True)
+            try:
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+            except FileNotFoundError:
+                pass  # an export was put in place meanwhile
 
 
 def _signed_parts(session_id: str, expires: int) -> tuple[str, ...]:
