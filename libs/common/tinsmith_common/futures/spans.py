@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, delete, or_, select, union_all
+from sqlalchemy import and_, delete, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tinsmith_common.database import Database
@@ -78,7 +78,7 @@ class Spans:
 def _of(owner: str, session_id: str) -> Any:
     """The spans of both tables."""
 
-    def of(table: Any) -> Select[Any]:
+    def of(table: Any) -> Any:
         return select(*_columns(table)).where(table.session_id == session_id, table.owner == owner)
 
     return union_all(of(_PROMISES), of(_SPANS)).subquery()
