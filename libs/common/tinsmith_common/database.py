@@ -87,6 +87,21 @@ class Database:
         dialect = sqlite if self._is_sqlite else postgresql
         return dialect.insert(table).values(values).on_conflict_do_nothing(index_elements=list(key))
 
+    def copy_if_absent(self, table: type[SQLModel], names: list[str], rows: Any, *key: str) -> Any:
+        """`INSERT … SELECT … ON CONFLICT (key) DO NOTHING`; `rows` is a select with a condition."""
+        dialect = sqlite if self._is_sqlite else postgresql
+        return dialect.insert(table).from_select(names, rows).on_conflict_do_nothing(index_elements=list(key))
+
+    def insert_or_add(self, table: type[SQLModel], column: str) -> Any:
+        """A statement for a list of rows: where one of the same primary key is there, its `column` is added to."""
+        dialect = sqlite if self._is_sqlite else postgresql
+        statement = dialect.insert(table)
+        mapper: Any = inspect(table)
+        return statement.on_conflict_do_update(
+            index_elements=list(mapper.primary_key),
+            set_={column: mapper.columns[column] + statement.excluded[column]},
+        )
+
     def next_number(self, table: type[SQLModel], name: str, *, at_least: int = 1) -> Any:
         """A statement that counts a row of a (name, number) table on, or begins it, and returns the number.
 

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Self
 
+from prometheus_client import CollectorRegistry
+
 from tinsmith_common.auth import ApiKeys, Authenticator, Tokens, digest
 from tinsmith_common.blobs import BlobStore
 from tinsmith_common.catalog import Catalog
 from tinsmith_common.checkpoints import CheckpointStore
 from tinsmith_common.database import Database
 from tinsmith_common.futures import FutureStore
+from tinsmith_common.futures.metrics import WorkMetrics
 from tinsmith_common.futures.types import Service
 from tinsmith_common.secret_file import SecretFile
 from tinsmith_common.settings import CommonSettings
@@ -25,12 +28,18 @@ class Stores:
     authenticator: Authenticator
 
     @classmethod
-    def build(cls, settings: CommonSettings, service: Service) -> Self:
-        """Wire the stores. Nothing is opened before `open`, except the SQLite folder being made."""
+    def build(
+        cls, settings: CommonSettings, service: Service, registry: CollectorRegistry | None = None
+    ) -> Self:
+        """Wire the stores. Nothing is opened before `open`, except the SQLite folder being made.
+
+        `registry` gets their metrics; without one they go nowhere.
+        """
         database = Database(settings.store_url)
+        metrics = WorkMetrics(registry or CollectorRegistry())
         return cls(
             database=database,
-            futures=FutureStore(database, BlobStore(settings.blob_dir), service),
+            futures=FutureStore(database, BlobStore(settings.blob_dir), service, metrics),
             catalog=Catalog(database),
             checkpoints=CheckpointStore(settings.checkpoint_dir),
             authenticator=_authenticator(settings, database),

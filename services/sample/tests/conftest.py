@@ -151,6 +151,7 @@ class FakeEngine:
     failures: list[Exception] = field(default_factory=list[Exception])
     asked: list[SampleSpec] = field(default_factory=list[SampleSpec])
     running: int = 0
+    cached_tokens: int = 0
 
     async def start(self) -> None: ...
 
@@ -172,7 +173,7 @@ class FakeEngine:
         if self.failures:
             raise self.failures.pop(0)
         one = Completion((7, 8), np.asarray([-0.5, -1.0], np.float32), "length")
-        return SampleResult(completions=(one,) * spec.num_samples)
+        return SampleResult(completions=(one,) * spec.num_samples, cached_tokens=self.cached_tokens)
 
 
 MODEL = "tinsmith/tiny"

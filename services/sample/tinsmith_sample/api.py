@@ -35,9 +35,9 @@ def create_app(
     """
     config = config or SamplingConfig()
     configure_logging(config.kgateway_log_level, json_lines=config.log_json)
-    stores = Stores.build(config, "sample")
-    engines = build_engines(config) if engines is None else engines
     registry = CollectorRegistry()
+    stores = Stores.build(config, "sample", registry)
+    engines = build_engines(config) if engines is None else engines
     metrics = SampleMetrics(registry, lambda: {name: engine.stats() for name, engine in engines.items()})
     sessions = SamplingSessions(stores.catalog, frozenset(engines))
     sampling = SamplingService(

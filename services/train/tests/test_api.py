@@ -14,6 +14,7 @@ import pytest
 import ray
 from fastapi import FastAPI
 
+from tinsmith_common.errors import EngineFailure
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_train.api import create_app
 from tinsmith_train.config import TrainingConfig
@@ -46,7 +47,11 @@ async def post(client: httpx.AsyncClient, url: str, **body: Any) -> Any:
 
 
 async def result(client: httpx.AsyncClient, promise: dict[str, str]) -> httpx.Response:
-    return await client.post("/retrieve_future", json={"request_id": promise["request_id"]})
+    """Polled for as long as it takes: on a busy machine a worker needs longer than one poll to come back."""
+    while True:
+        answer = await client.post("/retrieve_future", json={"request_id": promise["request_id"]})
+        if b'"try_again"' not in answer.content:
+            return answer
 
 
 async def new_model(client: httpx.AsyncClient) -> str:
@@ -93,6 +98,12 @@ async def test_two_apps_in_one_process_share_nothing(tmp_path: Path) -> None:
         assert (await two.get("/training_runs")).json()["cursor"]["total_count"] == 0
 
 
+async def failed_run(client: httpx.AsyncClient) -> str | None:
+    """The run that failed the one session which counts as failed; None where no session does."""
+    found = (await post(client, "/sessions/search", statuses=[{"type": "failed"}]))["sessions"]
+    return found[0]["status"]["reason"]["training_run_id"] if found else None
+
+
 async def test_work_of_a_process_that_ended_is_reported_and_not_left_open(tmp_path: Path) -> None:
     async with running(tmp_path, "one") as (_, client):
         model_id = await new_model(client)
@@ -103,6 +114,7 @@ async def test_work_of_a_process_that_ended_is_reported_and_not_left_open(tmp_pa
         assert answer["category"] == "server"
         late = (await client.post("/forward_backward", content=one_datum(model_id, 3))).json()
         assert "not loaded" in (await result(client, late)).json()["error"]
+        assert await failed_run(client) == model_id
 
 
 async def test_a_killed_training_worker_is_replaced(tmp_path: Path) -> None:
@@ -114,6 +126,19 @@ async def test_a_killed_training_worker_is_replaced(tmp_path: Path) -> None:
         failed = (await client.post("/forward_backward", content=one_datum(model_id, 2))).json()
         assert (await result(client, failed)).json()["category"] == "server"
         assert await loss(client, await new_model(client), 1) == before
+        assert await failed_run(client) == model_id
+        assert (await client.get(f"/training_runs/{model_id}")).json()["corrupted"]
+
+
+async def test_a_session_whose_client_goes_on_with_another_model_is_active_again(tmp_path: Path) -> None:
+    async with running(tmp_path, "one") as (app, client):
+        model_id = await new_model(client)
+        session_id = model_id.split(":")[0]
+        await app.state.services.failures.models_lost([model_id], EngineFailure("lost"))
+        assert await failed_run(client) == model_id
+        again = {"session_id": session_id, "model_seq_id": 1, "base_model": MODEL, "lora_config": {"rank": 4}}
+        await result(client, await post(client, "/create_model", **again))
+        assert await failed_run(client) is None
 
 
 async def test_metrics_count_what_was_trained(tmp_path: Path) -> None:
@@ -154,8 +179,6 @@ def test_uvicorn_finds_the_app_by_its_name(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_a_model_that_cannot_be_loaded_is_named_with_what_to_change(tmp_path: Path) -> None:
-    from tinsmith_common.errors import EngineFailure
-
     config = TrainingConfig.model_validate(
         {"metadata_dir": tmp_path, "supported_models": [{"name": "x/y", "path": str(tmp_path / "none")}]}
     )

@@ -26,9 +26,9 @@ def create_app(config: TrainingConfig | None = None) -> FastAPI:
     """Wire configuration, stores, services and runtime onto `app.state`. Models load when it starts."""
     config = config or TrainingConfig()
     configure_logging(config.kgateway_log_level, json_lines=config.log_json)
-    stores = Stores.build(config, "train")
-    services = Services.build(config, stores)
     registry = CollectorRegistry()
+    stores = Stores.build(config, "train", registry)
+    services = Services.build(config, stores)
     app = FastAPI(title="Tinsmith train service", lifespan=_lifespan, redirect_slashes=False)
     install_http(app, config, stores, registry)
     app.include_router(api_router(), prefix=API_PREFIX)

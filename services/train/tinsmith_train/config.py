@@ -2,9 +2,23 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinsmith_common.settings import CommonSettings
+
+ANY_MODEL = "*"
+"""In `TOKEN_PRICES`: every base model that is not named there."""
+
+
+class TokenPrices(BaseModel):
+    """USD per million tokens, by what is done with them; what is left out has no price."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    training: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    prefill: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    prefill_cached: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    sampled: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class TrainingConfig(CommonSettings):
@@ -32,6 +46,11 @@ class TrainingConfig(CommonSettings):
         description="address in download URLs; default: the one each client used, which a proxy may hide",
     )
     maintenance_interval_s: float = Field(default=30.0, gt=0)
+    trace_retention_s: float = Field(default=7 * 86400.0, ge=600, description="of what trace exports show")
+    token_prices: dict[str, TokenPrices] = Field(
+        default_factory=dict[str, TokenPrices], description="by base model, or * for all others"
+    )
+    storage_price_usd_per_gb_month: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     client_batch_polls: bool = Field(default=True, description="clients poll for all their samples at once")
     client_joins_sessions: bool = Field(default=True, description="copies of a client ask for their number")
     client_cancels: bool = Field(default=True, description="clients say which samples they gave up")

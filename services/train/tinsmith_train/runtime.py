@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from concurrent.futures import Future
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import ray
 from prometheus_client import CollectorRegistry
@@ -19,6 +19,7 @@ from tinsmith_train.engine.types import TrainerLimits
 from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.scheduler.scheduler import Scheduler
 from tinsmith_train.services.container import Services
+from tinsmith_train.services.failures import RESTARTED
 from tinsmith_train.services.registry import BaseModel
 
 _log = get_logger(__name__)
@@ -53,6 +54,7 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._services.traces.stop()
         for scheduler in self._schedulers:
             await scheduler.fail_waiting(EngineFailure("the train service is shutting down"))
         for backend in self._backends:
@@ -74,7 +76,13 @@ class Runtime:
         )
         self._backends.append(backend)
         info = await backend.start()
-        scheduler = Scheduler(backend, self._stores.futures, self._metrics, config.tokens_per_cycle)
+        scheduler = Scheduler(
+            backend,
+            self._stores.futures,
+            self._metrics,
+            config.tokens_per_cycle,
+            self._services.failures.models_lost,
+        )
         self._schedulers.append(scheduler)
         self._tasks.append(asyncio.create_task(scheduler.run()))
         _log.info("base model loaded", model=model.name, location=location, parameters=info.num_parameters)
@@ -83,8 +91,8 @@ class Runtime:
     async def _end_orphaned_promises(self) -> None:
         """Work of an earlier process died with its memory: say so, instead of leaving clients to poll."""
         for promise in await self._stores.futures.pending():
-            message = "the train service restarted before this ran; continue from the last saved state"
-            await self._stores.futures.fail(promise.request_id, message, "server")
+            await self._stores.futures.fail(promise.request_id, RESTARTED, "server")
+        await self._services.failures.service_restarted()
 
     async def _maintain(self) -> None:
         config = self._config
@@ -95,6 +103,9 @@ class Runtime:
                 await self._services.custom_losses.delete_expired()
                 await self._services.checkpoints.delete_expired()
                 await self._stores.futures.expire(timedelta(seconds=config.future_retention_s))
+                oldest = datetime.now(UTC) - timedelta(seconds=config.trace_retention_s)
+                await self._stores.futures.spans.expire(oldest)
+                await self._services.traces.delete_old()
             except Exception:
                 _log.exception("maintenance failed; trying again at its next turn")
 

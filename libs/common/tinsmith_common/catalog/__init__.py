@@ -10,8 +10,13 @@ from tinsmith_common.catalog.records import (
     SamplingSessionRecord,
     SessionRecord,
     Storage,
+    StoredCheckpoint,
+    Usage,
+    UsageHour,
+    UsageKind,
 )
 from tinsmith_common.catalog.search import SessionQuery
+from tinsmith_common.catalog.usage import UsageLedger
 
 __all__ = [
     "AuditRecord",
@@ -24,4 +29,9 @@ __all__ = [
     "SessionQuery",
     "SessionRecord",
     "Storage",
+    "StoredCheckpoint",
+    "Usage",
+    "UsageHour",
+    "UsageKind",
+    "UsageLedger",
 ]

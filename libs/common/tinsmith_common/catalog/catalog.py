@@ -1,10 +1,11 @@
 """The repositories of the catalog."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 
 from tinsmith_common.catalog.records import (
     AuditRecord,
@@ -15,6 +16,8 @@ from tinsmith_common.catalog.records import (
     SamplingSessionRecord,
     SessionRecord,
     Storage,
+    Usage,
+    UsageKind,
 )
 from tinsmith_common.catalog.repository import Repository
 from tinsmith_common.catalog.search import SessionQuery
@@ -27,11 +30,16 @@ from tinsmith_common.catalog.tables import (
     SamplingSessionRow,
     SessionRow,
 )
+from tinsmith_common.catalog.usage import UsageLedger
 from tinsmith_common.database import Database
 
 # Columns, as SQLAlchemy types them.
 _RUNS: Any = RunRow
 _SESSIONS: Any = SessionRow
+_CHECKPOINTS: Any = CheckpointRow
+_COPIES: Any = CopyRow
+
+_IDS_PER_QUERY = 500
 
 
 class Sessions(Repository[SessionRecord]):
@@ -47,6 +55,22 @@ class Sessions(Repository[SessionRecord]):
     async def open_and_silent_since(self, cutoff: datetime) -> tuple[SessionRecord, ...]:
         """Sessions that are not closed and were last heard of before `cutoff`."""
         return await self.select(self._column("closed_at").is_(None), self._column("last_seen_at") < cutoff)
+
+    async def by_id(self, session_ids: Sequence[str]) -> dict[str, SessionRecord]:
+        """These sessions by their id, as far as they are known."""
+        found: dict[str, SessionRecord] = {}
+        for begin in range(0, len(session_ids), _IDS_PER_QUERY):
+            some = session_ids[begin : begin + _IDS_PER_QUERY]
+            found |= {session.id: session for session in await self.select(self._column("id").in_(some))}
+        return found
+
+    async def fail(self, session_id: str, failure: Mapping[str, Any]) -> None:
+        """Note what made an open session fail; the first failure stays."""
+        first = (self._column("id") == session_id, self._column("failure").is_(None))
+        still_open = self._column("closed_at").is_(None)
+        async with self._database.write() as connection:
+            statement = update(self.table).where(*first, still_open).values(failure=dict(failure))
+            await connection.execute(statement)
 
     async def search(self, query: SessionQuery, limit: int) -> tuple[SessionRecord, ...]:
         """What matches, newest first, up to `limit`."""
@@ -81,6 +105,15 @@ class Runs(Repository[RunRecord]):
         """The runs of one session, oldest first."""
         return await self.select(self._column("session_id") == session_id)
 
+    async def trainable(self) -> tuple[RunRecord, ...]:
+        """The runs of open sessions that are whole and no copies, oldest first."""
+        open_sessions = select(_SESSIONS.id).where(_SESSIONS.closed_at.is_(None))
+        return await self.select(
+            self._column("session_id").in_(open_sessions),
+            self._column("corrupted").is_(False),
+            self._column("id").not_in(select(_COPIES.id)),
+        )
+
 
 class Checkpoints(Repository[CheckpointRecord]):
     """Checkpoints that have not expired. An expired one is not seen by any query, only by `expired`."""
@@ -88,6 +121,30 @@ class Checkpoints(Repository[CheckpointRecord]):
     table = CheckpointRow
     key = "path"
     record = CheckpointRecord
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._usage = UsageLedger(database)
+
+    async def save(self, checkpoint: CheckpointRecord, session_id: str) -> None:
+        """Insert a checkpoint made in that session, replacing one of the same path. It is counted and, from now
+        on, its storage too."""
+        usage = Usage(session_id, checkpoint.base_model, {UsageKind.CHECKPOINT: 1})
+        async with self._database.write() as connection:
+            await connection.execute(delete(self.table).where(_CHECKPOINTS.path == checkpoint.path))
+            await self._usage.end_storage(connection, checkpoint.path, checkpoint.created_at)
+            await connection.execute(insert(self.table).values(asdict(checkpoint)))
+            await self._usage.begin_storage(connection, checkpoint, session_id)
+            await self._usage.add(connection, checkpoint.owner, usage, checkpoint.created_at)
+
+    async def delete(self, key: str) -> bool:
+        """Remove a checkpoint, whose storage is counted up to now, or to its expiry if that was before."""
+        statement = delete(self.table).where(_CHECKPOINTS.path == key).returning(_CHECKPOINTS.expires_at)
+        now = datetime.now(UTC)
+        async with self._database.write() as connection:
+            removed = (await connection.execute(statement)).one_or_none()
+            await self._usage.end_storage(connection, key, min(now, removed[0] or now) if removed else now)
+        return removed is not None
 
     async def find(self, path: str) -> CheckpointRecord | None:
         """The live checkpoint of that path, whoever owns it."""
@@ -192,6 +249,7 @@ class Catalog:
         self.sampling_sessions = SamplingSessions(database)
         self.custom_losses = CustomLosses(database)
         self.audit = Audit(database)
+        self.usage = UsageLedger(database)
 
 
 def _live(table: Any) -> ColumnElement[bool]:

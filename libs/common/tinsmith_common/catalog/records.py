@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from tinsmith_common.checkpoints.paths import CheckpointKind, TinkerPath
@@ -12,7 +13,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """One client session. Times are UTC."""
+    """One client session. Times are UTC.
+
+    `failure`: what made it fail, in the words of the protocol (`category`, `message`, `reason`).
+    """
 
     id: str
     owner: str
@@ -26,6 +30,7 @@ class SessionRecord:
     finish_reason: str | None = None
     finish_detail: str | None = None
     closed_at: datetime | None = None
+    failure: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,3 +134,45 @@ class Page(Generic[T]):
     offset: int
     limit: int
     total: int
+
+
+class UsageKind(StrEnum):
+    """What is counted. All are tokens, except the checkpoints."""
+
+    TRAINING = "training"
+    PREFILL = "sampling_prefill"
+    PREFILL_CACHED = "sampling_prefill_cached"
+    SAMPLED = "sampling_sample"
+    CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one piece of work used, and for whom it is counted besides the owner."""
+
+    session_id: str
+    base_model: str
+    quantities: Mapping[UsageKind, int]
+
+
+@dataclass(frozen=True)
+class UsageHour:
+    """The sum of one kind of usage in the UTC hour that begins at `hour`."""
+
+    owner: str
+    hour: datetime
+    session_id: str
+    base_model: str
+    kind: UsageKind
+    quantity: int
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint's time in the store; it is there still while `ended_at` is None."""
+
+    session_id: str
+    base_model: str
+    size_bytes: int
+    started_at: datetime
+    ended_at: datetime | None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any, ClassVar, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlmodel import SQLModel
 
 from tinsmith_common.catalog.records import Page
@@ -29,14 +29,6 @@ class Repository(Generic[R]):
         statement = self._database.insert_if_absent(self.table, values, self.key)
         async with self._database.write() as connection:
             return (await connection.execute(statement)).rowcount == 1
-
-    async def put(self, record: R) -> None:
-        """Insert the record, replacing one of the same key."""
-        values: dict[str, Any] = asdict(record)  # pyright: ignore[reportArgumentType]  (R is a dataclass)
-        same_key = self._column(self.key) == values[self.key]
-        async with self._database.write() as connection:
-            await connection.execute(delete(self.table).where(same_key))
-            await connection.execute(insert(self.table).values(values))
 
     async def get(self, key: str) -> R | None:
         """The record of that key, whoever owns it."""

@@ -65,8 +65,10 @@ def _has_metadata(key: str, value: str) -> ColumnElement[bool]:
 
 def _has_status(kind: str, reasons: tuple[str, ...]) -> ColumnElement[bool]:
     reason = _ROWS.finish_reason
-    if kind == "active":
-        return and_(_ROWS.closed_at.is_(None), reason.is_(None))
     if kind == "client_finished":
         return reason.in_(reasons) if reasons else reason.is_not(None)
-    return false()  # nothing here fails or cancels a session
+    if kind == "failed":
+        return and_(reason.is_(None), _ROWS.failure.is_not(None))
+    if kind == "active":
+        return and_(_ROWS.closed_at.is_(None), reason.is_(None), _ROWS.failure.is_(None))
+    return false()  # nothing here cancels a session

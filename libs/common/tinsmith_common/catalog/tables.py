@@ -40,6 +40,7 @@ class SessionRow(SQLModel, table=True):
     finish_reason: str | None = None
     finish_detail: str | None = None
     closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    failure: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
 
 
 class RunRow(SQLModel, table=True):
@@ -133,3 +134,31 @@ class AuditRow(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time(index=True))
     event: str
     details: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON))
+
+
+class UsageRow(SQLModel, table=True):
+    """See `UsageHour`. The key begins with what a bill asks for."""
+
+    __tablename__: Any = "usage_hours"
+
+    owner: str = Field(primary_key=True)
+    hour: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
+    session_id: str = Field(primary_key=True)
+    base_model: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    quantity: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
+class StoredRow(SQLModel, table=True):
+    """See `StoredCheckpoint`. Rows stay when their checkpoint is gone: they are what was stored, and when."""
+
+    __tablename__: Any = "stored_checkpoints"
+
+    id: str = Field(primary_key=True)
+    path: str = Field(index=True)
+    owner: str = Field(index=True)
+    session_id: str
+    base_model: str
+    size_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
+    started_at: datetime = Field(sa_column=_time())
+    ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))

@@ -8,7 +8,9 @@ from tinsmith_common.futures.types import (
     Outcome,
     PendingPromise,
     PromiseKind,
+    Span,
     Submission,
+    Work,
 )
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "Outcome",
     "PendingPromise",
     "PromiseKind",
+    "Span",
     "Submission",
+    "Work",
     "completion_queue",
 ]

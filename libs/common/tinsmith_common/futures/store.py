@@ -8,12 +8,24 @@ from typing import Any
 from sqlalchemy import delete, select, update
 
 from tinsmith_common.blobs import BlobStore
+from tinsmith_common.catalog.usage import UsageLedger
 from tinsmith_common.database import Database
 from tinsmith_common.errors import Category, NotFound, PromiseLost
 from tinsmith_common.futures.completions import Completion, CompletionLog
+from tinsmith_common.futures.metrics import WorkMetrics
 from tinsmith_common.futures.notifier import Notifier
+from tinsmith_common.futures.spans import Spans
 from tinsmith_common.futures.tables import PromiseRow
-from tinsmith_common.futures.types import JSON, Outcome, PendingPromise, PromiseKind, Service, Submission
+from tinsmith_common.futures.types import (
+    JSON,
+    Outcome,
+    PendingPromise,
+    PromiseKind,
+    Service,
+    Submission,
+    Work,
+)
+from tinsmith_common.observability import received_at
 
 INLINE_LIMIT_BYTES = 256 * 1024
 """Bodies up to this size live in the row, larger ones in the blob store."""
@@ -29,10 +41,13 @@ class FutureStore:
     service are re-read on a timer: they only come here when a poll took a wrong turn.
     """
 
-    def __init__(self, database: Database, blobs: BlobStore, service: Service) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, service: Service, metrics: WorkMetrics) -> None:
         self._database = database
         self._blobs = blobs
         self._service = service
+        self._metrics = metrics
+        self._usage = UsageLedger(database)
+        self.spans = Spans(database)
         self._notifier: Notifier[Outcome] = Notifier()
         self.completions = CompletionLog(database)
 
@@ -49,12 +64,13 @@ class FutureStore:
             await asyncio.to_thread(self._blobs.put, _request_key(request_id), request)
         row = PromiseRow(
             request_id=request_id,
+            session_id=request_id.partition(":")[0],
             kind=kind,
             service=self._service,
             owner=owner,
             request=None if in_blob else request,
             request_in_blob=in_blob,
-            created_at=datetime.now(UTC),
+            created_at=received_at(),
         )
         statement = self._database.insert_if_absent(PromiseRow, row.model_dump(), "request_id")
         async with self._database.write() as connection:
@@ -67,11 +83,18 @@ class FutureStore:
         return Submission(request_id, created)
 
     async def resolve(
-        self, request_id: str, payload: bytes, media_type: str = JSON, *, queue: str | None = None
+        self,
+        request_id: str,
+        payload: bytes,
+        media_type: str = JSON,
+        *,
+        queue: str | None = None,
+        work: Work | None = None,
     ) -> None:
         """End a pending promise with its result, an event of `queue` if that is given.
 
-        The first ending wins; later ones change nothing.
+        What `work` used is counted in the same transaction. The first ending wins; later ones change and count
+        nothing.
         """
         in_blob = len(payload) > INLINE_LIMIT_BYTES
         if in_blob:
@@ -82,22 +105,28 @@ class FutureStore:
             "payload_in_blob": in_blob,
             "media_type": media_type,
         }
-        await self._finish(request_id, values, Outcome(payload, media_type), queue)
+        await self._finish(request_id, values, Outcome(payload, media_type), queue, work)
 
     async def fail(
-        self, request_id: str, message: str, category: Category, *, queue: str | None = None
+        self,
+        request_id: str,
+        message: str,
+        category: Category,
+        *,
+        queue: str | None = None,
+        work: Work | None = None,
     ) -> None:
         """End a pending promise with an error the client will see."""
-        await self._finish(request_id, *_failure(message, category), queue)
+        await self._finish(request_id, *_failure(message, category), queue, work)
 
     async def cancel(self, request_id: str, owner: str, *, queue: str | None = None) -> bool:
         """Fail a pending promise of this service because its owner gave it up.
 
         Returns whether it was pending; one that is unknown, finished or somebody else's stays as it is.
         """
-        values, outcome = _failure("cancelled by the client", "user")
+        values, outcome = _failure("cancelled by the client", "user", state="cancelled")
         mine = (_column(PromiseRow.owner) == owner, _column(PromiseRow.service) == self._service)
-        return await self._finish(request_id, values, outcome, queue, *mine)
+        return await self._finish(request_id, values, outcome, queue, None, *mine)
 
     async def acknowledge(self, queue: str, owner: str, request_ids: Sequence[str]) -> None:
         """Drop bodies and events of results that their owner has fetched. The promises stay known.
@@ -160,26 +189,44 @@ class FutureStore:
         for request_id in rows:
             await asyncio.to_thread(self._forget_blobs, request_id)
         async with self._database.write() as connection:
+            await self.spans.keep(connection, old)
             await connection.execute(delete(PromiseRow).where(old))
             await self.completions.expire(connection, cutoff)
         return len(rows)
 
     async def _finish(
-        self, request_id: str, values: dict[str, Any], outcome: Outcome, queue: str | None, *conditions: Any
+        self,
+        request_id: str,
+        values: dict[str, Any],
+        outcome: Outcome,
+        queue: str | None,
+        work: Work | None,
+        *conditions: Any,
     ) -> bool:
-        statement = (
-            update(PromiseRow)
-            .where(_row(request_id), _column(PromiseRow.state) == "pending", *conditions)
-            .values(finished_at=datetime.now(UTC), **values)
-            .returning(_column(PromiseRow.owner))
-        )
         size = len(outcome.payload) if outcome.error is None else None
+        usage = None if work is None else work.usage
+        if work is not None:
+            values |= {"started_at": work.started_at, "computed_at": work.computed_at}
+        if usage is not None:
+            values["quantities"] = {kind.value: quantity for kind, quantity in usage.quantities.items()}
         async with self._database.write() as connection:
-            owner = (await connection.execute(statement)).scalar_one_or_none()
-            if owner is not None and queue is not None:
-                await self.completions.append(connection, queue, owner, Completion(request_id, size))
-        if owner is None:
+            now = datetime.now(UTC)
+            statement = (
+                update(PromiseRow)
+                .where(_row(request_id), _column(PromiseRow.state) == "pending", *conditions)
+                .values(finished_at=now, **values)
+                .returning(*map(_column, (PromiseRow.owner, PromiseRow.kind, PromiseRow.created_at)))
+            )
+            promise = (await connection.execute(statement)).one_or_none()
+            if promise is not None and usage is not None:
+                await self._usage.add(connection, promise.owner, usage, now)
+            if promise is not None and queue is not None:
+                completion = Completion(request_id, size)
+                await self.completions.append(connection, queue, promise.owner, completion)
+        if promise is None:
             return False
+        if work is not None:
+            self._metrics.observe(promise.kind, promise.created_at, work, datetime.now(UTC))
         self._notifier.publish(request_id, outcome)
         if queue is not None:
             self.completions.announce(queue)
@@ -195,7 +242,7 @@ class FutureStore:
         return row
 
     async def _outcome(self, row: Any) -> Outcome:
-        if row.state == "failed":
+        if row.state != "done":
             return Outcome(error=row.error, category=row.category)
         payload = row.payload
         if row.payload_in_blob:
@@ -214,8 +261,8 @@ class FutureStore:
         self._blobs.delete(_payload_key(request_id))
 
 
-def _failure(message: str, category: Category) -> tuple[dict[str, Any], Outcome]:
-    values = {"state": "failed", "error": message, "category": category}
+def _failure(message: str, category: Category, state: str = "failed") -> tuple[dict[str, Any], Outcome]:
+    values = {"state": state, "error": message, "category": category}
     return values, Outcome(error=message, category=category)
 
 

@@ -3,16 +3,22 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary
+from sqlalchemy import JSON, BigInteger, Column, Index, LargeBinary
 from sqlmodel import Field, SQLModel
+
+from tinsmith_common.catalog.tables import UtcDateTime
 
 
 class PromiseRow(SQLModel, table=True):
-    """One promise. Bodies over a limit live in the blob store, under the request id."""
+    """One promise. Bodies over a limit live in the blob store, under the request id.
+
+    What a `Span` tells of it is written with its ending, in the same statement.
+    """
 
     __tablename__: Any = "promises"
 
     request_id: str = Field(primary_key=True)
+    session_id: str = Field(index=True)
     kind: str
     service: str
     owner: str
@@ -24,8 +30,30 @@ class PromiseRow(SQLModel, table=True):
     media_type: str | None = None
     error: str | None = None
     category: str | None = None
-    created_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
-    finished_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True), index=True))
+    created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    started_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+    computed_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+    finished_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, index=True))
+    quantities: dict[str, int] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+
+
+class SpanRow(SQLModel, table=True):
+    """What is kept of a promise that was forgotten. Names are those of `PromiseRow`."""
+
+    __tablename__: Any = "spans"
+
+    request_id: str = Field(primary_key=True)
+    session_id: str = Field(index=True)
+    kind: str
+    owner: str
+    state: str
+    error: str | None = None
+    category: str | None = None
+    created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    started_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+    computed_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+    finished_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False, index=True))
+    quantities: dict[str, int] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
 
 
 class CompletionRow(SQLModel, table=True):

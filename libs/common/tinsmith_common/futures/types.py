@@ -1,9 +1,12 @@
 """What a promise is, without any storage."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+from tinsmith_common.catalog.records import Usage
 from tinsmith_common.errors import Category
 
 JSON = "application/json"
@@ -52,3 +55,34 @@ class PendingPromise:
     kind: PromiseKind
     owner: str
     request: bytes
+
+
+@dataclass(frozen=True)
+class Work:
+    """When the engine had a request, and what it used; UTC."""
+
+    started_at: datetime
+    computed_at: datetime
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """What happened to one request, and when.
+
+    received_at:  the whole request was here.
+    started_at:   the engine had it; None when it never came so far.
+    computed_at:  the engine was done with it.
+    stored_at:    its result was written; None while it is pending.
+    """
+
+    request_id: str
+    kind: PromiseKind
+    state: Literal["pending", "done", "failed", "cancelled"]
+    received_at: datetime
+    started_at: datetime | None = None
+    computed_at: datetime | None = None
+    stored_at: datetime | None = None
+    error: str | None = None
+    category: str | None = None
+    quantities: Mapping[str, int] = field(default_factory=dict[str, int])

@@ -7,7 +7,7 @@ import uuid
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tinsmith_common.observability import HttpMetrics, get_logger
+from tinsmith_common.observability import HttpMetrics, get_logger, mark_received, request_scope
 
 _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _HEADER = b"x-request-id"
@@ -36,10 +36,16 @@ class RequestContext:
                 message["headers"] = [*message.get("headers", []), (_HEADER, http_id.encode())]
             await send(message)
 
+        async def receive_and_mark() -> Message:
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                mark_received()
+            return message
+
         start = time.perf_counter()
-        with structlog.contextvars.bound_contextvars(http_id=http_id):
+        with structlog.contextvars.bound_contextvars(http_id=http_id), request_scope():
             try:
-                await self._app(scope, receive, send_with_id)
+                await self._app(scope, receive_and_mark, send_with_id)
             finally:
                 self._finish(scope, status, time.perf_counter() - start)
 

@@ -48,12 +48,52 @@ class SearchSessionsRequest(WireModel):
     cursor: SearchCursor | None = None
 
 
-class SessionStatus(WireModel):
-    """`active`, or `client_finished` with its reason."""
+class ActiveStatus(WireModel):
+    """Its client is heard of."""
 
-    type: Literal["active", "client_finished"]
-    reason: FinishReason | None = None
+    type: Literal["active"] = "active"
+
+
+class ClientFinishedStatus(WireModel):
+    """Its client ended it."""
+
+    type: Literal["client_finished"] = "client_finished"
+    reason: FinishReason
     detail: str | None = None
+
+
+class FailedRequest(WireModel):
+    """A request after whose failure nothing came."""
+
+    type: Literal["request"] = "request"
+    request_id: str
+    request_type: str
+
+
+class FailedTrainingRun(WireModel):
+    """A model that could not be made, or was lost."""
+
+    type: Literal["training_run"] = "training_run"
+    training_run_id: str
+
+
+class FailedSamplingSession(WireModel):
+    """A sampler that never gave a result."""
+
+    type: Literal["sampling_session"] = "sampling_session"
+    sampling_session_id: str
+
+
+class FailedStatus(WireModel):
+    """What made it fail, and who can mend that."""
+
+    type: Literal["failed"] = "failed"
+    category: Literal["user", "internal"]
+    message: str
+    reason: Annotated[FailedRequest | FailedTrainingRun | FailedSamplingSession, Field(discriminator="type")]
+
+
+SessionStatus = Annotated[ActiveStatus | ClientFinishedStatus | FailedStatus, Field(discriminator="type")]
 
 
 class SessionSummary(WireModel):

@@ -64,3 +64,11 @@ class GetSessionResponse(WireModel):
     sampler_ids: list[str]
     user_metadata: dict[str, Any] | None = None
     display_name: str | None = None
+
+
+class TraceExportResponse(WireModel):
+    """State of an export; a `url` of a ready one needs no credential and expires after an hour."""
+
+    status: Literal["pending", "ready", "failed"]
+    url: str | None = None
+    error: str | None = None

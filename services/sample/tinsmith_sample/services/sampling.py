@@ -3,12 +3,20 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from tinsmith_common.catalog import SamplingSessionRecord
+from tinsmith_common.catalog import SamplingSessionRecord, Usage, UsageKind
 from tinsmith_common.errors import InvalidInput, Overloaded, TinsmithError
-from tinsmith_common.futures import CLONE_STRIDE, PROTOBUF, FutureStore, PromiseKind, completion_queue
+from tinsmith_common.futures import (
+    CLONE_STRIDE,
+    PROTOBUF,
+    FutureStore,
+    PromiseKind,
+    Work,
+    completion_queue,
+)
 from tinsmith_common.http.errors import describe_validation
 from tinsmith_common.observability import get_logger
 from tinsmith_common.wire.futures import Promise
@@ -115,7 +123,7 @@ class SamplingService:
             session = await self._sessions.get(owner, request.sampling_session_id)
             model = session.base_model
             spec = to_spec(request)
-            result = await self._sample(session, spec)
+            result, work = await self._sample(session, spec)
         except TinsmithError as error:
             await self._futures.fail(request_id, error.message, error.category, queue=_queue(request_id))
             self._metrics.finished.labels(model, error.category).inc()
@@ -126,25 +134,38 @@ class SamplingService:
             self._metrics.finished.labels(model, "server").inc()
         else:
             payload = to_wire(result, spec)
-            await self._futures.resolve(request_id, payload, PROTOBUF, queue=_queue(request_id))
+            await self._futures.resolve(request_id, payload, PROTOBUF, queue=_queue(request_id), work=work)
             self._metrics.finished.labels(model, "done").inc()
             self._metrics.tokens.labels(model).inc(sum(len(item.tokens) for item in result.completions))
         self._metrics.seconds.labels(model).observe(time.perf_counter() - start)
 
-    async def _sample(self, session: SamplingSessionRecord, spec: SampleSpec) -> SampleResult:
+    async def _sample(self, session: SamplingSessionRecord, spec: SampleSpec) -> tuple[SampleResult, Work]:
         engine = self._engines.get(session.base_model)
         if engine is None:
             raise InvalidInput(f"base model {session.base_model!r} is not served here any more")
         adapter = await self._adapters.locate(session)
         await self._open.wait()
+        started_at = datetime.now(UTC)
         for attempt in range(1, _ENGINE_ATTEMPTS + 1):
             try:
-                return await engine.sample(spec, adapter)
+                result = await engine.sample(spec, adapter)
+                return result, Work(started_at, datetime.now(UTC), usage_of(session, spec, result))
             except EngineLost:
                 # The engine comes up again by itself. A request that keeps killing it must not do so for ever.
                 if attempt == _ENGINE_ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
+
+
+def usage_of(session: SamplingSessionRecord, spec: SampleSpec, result: SampleResult) -> Usage:
+    """What a sample is counted as: its prompt once, however many completions it got, and all their tokens."""
+    cached = min(result.cached_tokens, len(spec.prompt))
+    quantities = {
+        UsageKind.PREFILL: len(spec.prompt) - cached,
+        UsageKind.PREFILL_CACHED: cached,
+        UsageKind.SAMPLED: sum(len(item.tokens) for item in result.completions),
+    }
+    return Usage(session.session_id, session.base_model, quantities)
 
 
 def _queue(request_id: str) -> str | None:

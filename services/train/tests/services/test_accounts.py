@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from tinsmith_common.catalog import CheckpointRecord, SessionRecord
 from tinsmith_common.errors import InvalidInput
 from tinsmith_common.stores import Stores
 from tinsmith_common.wire.search import SearchSessionsRequest
-from tinsmith_train.services.audit import CHECKPOINT_SAVED, AuditLog
+from tinsmith_train.config import TrainingConfig
+from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.container import Services
 from tinsmith_train.services.session_search import SessionSearch
-from tinsmith_train.services.usage import UsageService
+from tinsmith_train.services.usage import Prices, UsageService
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 PLAIN = SessionRecord("plain", "ann", AT, AT)
@@ -99,7 +102,7 @@ async def test_storage_counts_live_checkpoints_by_session_and_project(
     answer = await SessionSearch(stores.catalog).search("ann", SearchSessionsRequest())
     (session,) = answer.sessions
     assert (session.checkpoints_count, session.checkpoint_storage_bytes) == (1, 3)
-    usage = UsageService(stores.catalog)
+    usage = UsageService(stores.catalog, Prices())
     (item,) = (await usage.storage("ann", None)).data
     assert (item.project_id, item.checkpoint_count, item.size_bytes) == ("apples", 1, 3)
     assert (await usage.storage("ann", "pears")).data == []
@@ -126,20 +129,23 @@ async def test_the_audit_log_tells_what_happened_to_a_checkpoint(
     assert (await log.of_day("bob", "all", None)).entries == []
 
 
-async def test_saved_checkpoints_are_counted_by_hour_and_session(stores: Stores) -> None:
-    log = AuditLog(stores.catalog)
-    for session_id in ("s", "s", "t"):
-        await log.note("ann", CHECKPOINT_SAVED, session_id=session_id)
-    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    usage = UsageService(stores.catalog)
-    window = (hour - timedelta(hours=1), hour + timedelta(hours=2))
-    events = (await usage.events("ann", *window)).data
-    assert sorted((event.session_id, event.event_info.count) for event in events) == [("s", 2), ("t", 1)]
-    assert (await usage.events("ann", hour - timedelta(hours=2), hour)).data == []
+async def test_moving_a_session_is_noted_with_where_it_was(tmp_path: Path, stores: Stores) -> None:
+    services = Services.build(TrainingConfig(metadata_dir=tmp_path), stores)
+    await add(stores, replace(PLAIN, project_id="apples"))
+    await services.sessions.assign_project("ann", "plain", "pears")
+    (entry,) = (await services.audit.of_day("ann", "projects", None)).entries
+    assert entry.event == "project_session_assign"
+    assert entry.event_details == {
+        "owner": "ann",
+        "session_id": "plain",
+        "project_id": "pears",
+        "previous_project_id": "apples",
+    }
+    assert await find(stores, project_ids=["pears"]) == ["plain"]
 
 
 async def test_a_usage_window_is_of_whole_hours_and_at_most_two_weeks(stores: Stores) -> None:
-    usage = UsageService(stores.catalog)
+    usage = UsageService(stores.catalog, Prices())
     for start, end in ((AT, AT), (AT, AT + timedelta(days=15)), (AT, AT + timedelta(minutes=90))):
         with pytest.raises(InvalidInput, match="whole UTC hours"):
             await usage.events("ann", start, end)

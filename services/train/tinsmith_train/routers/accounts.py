@@ -1,8 +1,9 @@
 """Audit log and usage."""
 
+import asyncio
 from datetime import date
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import AwareDatetime
 
 from tinsmith_common.wire.accounts import AuditEventType, AuditResponse, StorageResponse, UsageResponse
@@ -19,15 +20,17 @@ async def audit(
     return await services.audit.of_day(caller.owner, event_type, day)
 
 
-@router.get("/billing/usage/events", summary="Usage by hour")
+@router.get("/billing/usage/events", response_model=UsageResponse, summary="Usage by hour")
 async def usage_events(
     starting_on: AwareDatetime, ending_before: AwareDatetime, caller: Caller, services: ServicesDep
-) -> UsageResponse:
-    """Checkpoints saved."""
-    return await services.usage.events(caller.owner, starting_on, ending_before)
+) -> Response:
+    """Tokens, checkpoints and storage, of whole UTC hours."""
+    usage = await services.usage.events(caller.owner, starting_on, ending_before)
+    text = await asyncio.to_thread(usage.model_dump_json, exclude_none=True)
+    return Response(text, media_type="application/json")
 
 
-@router.get("/billing/usage/checkpoints/current", summary="Storage now")
+@router.get("/billing/usage/checkpoints/current", response_model_exclude_none=True, summary="Storage now")
 async def checkpoint_storage(
     caller: Caller, services: ServicesDep, project_id: str | None = None
 ) -> StorageResponse:

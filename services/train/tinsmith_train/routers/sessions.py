@@ -1,7 +1,9 @@
 """Sessions."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse
 
+from tinsmith_common.wire.runs import AccessScope
 from tinsmith_common.wire.search import AssignProjectRequest, SearchSessionsRequest, SearchSessionsResponse
 from tinsmith_common.wire.sessions import (
     CreateSessionRequest,
@@ -11,6 +13,7 @@ from tinsmith_common.wire.sessions import (
     ListSessionsResponse,
     SessionHeartbeatRequest,
     SessionHeartbeatResponse,
+    TraceExportResponse,
 )
 from tinsmith_train.routers.dependencies import Caller, Limit, Offset, ServicesDep
 
@@ -44,16 +47,22 @@ async def finish_session(
 
 @router.get("/sessions", summary="List sessions")
 async def list_sessions(
-    caller: Caller, services: ServicesDep, limit: Limit = 20, offset: Offset = 0
+    caller: Caller,
+    services: ServicesDep,
+    limit: Limit = 20,
+    offset: Offset = 0,
+    access_scope: AccessScope = "owned",
 ) -> ListSessionsResponse:
-    """Ids, newest first."""
+    """Ids, newest first. Sessions are never shared, so both scopes are the same."""
     page = await services.sessions.list_ids(caller.owner, offset, limit)
     return ListSessionsResponse(sessions=[session.id for session in page.items])
 
 
 @router.get("/sessions/{session_id}", summary="One session")
-async def get_session(session_id: str, caller: Caller, services: ServicesDep) -> GetSessionResponse:
-    """Its runs and samplers."""
+async def get_session(
+    session_id: str, caller: Caller, services: ServicesDep, access_scope: AccessScope = "owned"
+) -> GetSessionResponse:
+    """Its runs and samplers. Sessions are never shared, so both scopes are the same."""
     return await services.sessions.describe(caller.owner, session_id)
 
 
@@ -71,3 +80,21 @@ async def search_sessions(
 ) -> SearchSessionsResponse:
     """A page, newest first."""
     return await services.search.search(caller.owner, body)
+
+
+@router.get(
+    "/sessions/{session_id}/trace_export", response_model_exclude_none=True, summary="Export the timeline"
+)
+async def trace_export(
+    session_id: str, request: Request, caller: Caller, services: ServicesDep
+) -> TraceExportResponse:
+    """Asked again until it is `ready`; the URL needs no credential and expires."""
+    session = await services.sessions.require(caller.owner, session_id)
+    return await services.traces.export(session, str(request.base_url))
+
+
+@router.get("/trace_exports/{session_id}", summary="A session's timeline")
+async def trace_file(session_id: str, expires: int, signature: str, services: ServicesDep) -> FileResponse:
+    """In the Trace Event Format. The signature in the URL is the credential."""
+    path = await services.traces.file(session_id, expires, signature)
+    return FileResponse(path, media_type="application/json", filename=f"{session_id}.pftrace")

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from tinsmith_common.catalog import Usage
 from tinsmith_common.errors import TinsmithError
 from tinsmith_common.futures import JSON, PROTOBUF
 from tinsmith_train.backends.base import TrainBackend
@@ -40,9 +41,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Operation:
-    """One step of a lane."""
+    """One step of a lane. `usage` is counted when it ends well."""
 
     request_id: str
     model_id: str
     seq_id: int
     work: Pass | Task | Rejected
+    usage: Usage | None = None

@@ -1,11 +1,11 @@
 """Runs the lanes of all models on one backend: heads are taken together, passes run as one batch."""
 
 import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 
 from tinsmith_common.errors import EngineFailure, TinsmithError
-from tinsmith_common.futures import FutureStore
+from tinsmith_common.futures import FutureStore, Work
 from tinsmith_common.observability import get_logger
 from tinsmith_train.backends.base import TrainBackend, WorkerLost
 from tinsmith_train.engine.types import ForwardBackwardResult
@@ -14,6 +14,9 @@ from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.scheduler.operations import Operation, Pass, Rejected, Task
 
 _log = get_logger(__name__)
+
+ModelsLost = Callable[[Sequence[str], TinsmithError], Awaitable[None]]
+"""Hears which models ended with their worker, and why."""
 
 
 class Scheduler:
@@ -24,12 +27,18 @@ class Scheduler:
     """
 
     def __init__(
-        self, backend: TrainBackend, futures: FutureStore, metrics: SchedulerMetrics, tokens_per_cycle: int
+        self,
+        backend: TrainBackend,
+        futures: FutureStore,
+        metrics: SchedulerMetrics,
+        tokens_per_cycle: int,
+        models_lost: ModelsLost | None = None,
     ) -> None:
         self._backend = backend
         self._futures = futures
         self._metrics = metrics
         self._tokens_per_cycle = tokens_per_cycle
+        self._models_lost = models_lost
         self._lanes: dict[str, Lane] = {}
         self._arrived = asyncio.Event()
 
@@ -92,19 +101,20 @@ class Scheduler:
         self._metrics.queued.set(self._waiting())
 
     async def _run_task(self, operation: Operation, task: Task) -> None:
-        start = time.perf_counter()
+        started_at = datetime.now(UTC)
         try:
             payload = await task.run(self._backend)
         except Exception as error:
-            await self._fail(operation, _as_tinsmith_error(error))
+            await self._fail(operation, _as_tinsmith_error(error), Work(started_at, datetime.now(UTC)))
             if isinstance(error, WorkerLost):
                 await self._restart_backend(error)
         else:
-            await self._futures.resolve(operation.request_id, payload, task.media_type)
-        self._metrics.task_seconds.observe(time.perf_counter() - start)
+            work = Work(started_at, datetime.now(UTC), operation.usage)
+            await self._futures.resolve(operation.request_id, payload, task.media_type, work=work)
+        self._metrics.task_seconds.observe(_seconds_since(started_at))
 
     async def _run_passes(self, passes: Sequence[tuple[Operation, Pass]]) -> None:
-        start = time.perf_counter()
+        started_at = datetime.now(UTC)
         lost: WorkerLost | None = None
         results: Sequence[ForwardBackwardResult | TinsmithError]
         try:
@@ -112,13 +122,16 @@ class Scheduler:
         except Exception as error:
             results = [_as_tinsmith_error(error)] * len(passes)
             lost = error if isinstance(error, WorkerLost) else None
-        seconds = time.perf_counter() - start
+        computed_at = datetime.now(UTC)
+        seconds = (computed_at - started_at).total_seconds()
         self._metrics.observe_pass(len(passes), sum(work.tokens for _, work in passes), seconds)
         for (operation, work), result in zip(passes, results, strict=True):
             if isinstance(result, TinsmithError):
-                await self._fail(operation, result)
+                await self._fail(operation, result, Work(started_at, computed_at))
             else:
-                await self._futures.resolve(operation.request_id, work.encode(result), work.media_type)
+                ran = Work(started_at, computed_at, operation.usage)
+                payload = work.encode(result)
+                await self._futures.resolve(operation.request_id, payload, work.media_type, work=ran)
         if lost is not None:
             await self._restart_backend(lost)
 
@@ -126,7 +139,10 @@ class Scheduler:
         """The worker's memory is gone: every model ends with a clear error, and new ones can begin."""
         _log.error("training worker lost", error=error.message, models=len(self._lanes))
         await self.fail_waiting(error)
+        lost = list(self._lanes)
         self._lanes.clear()
+        if self._models_lost is not None:
+            await self._models_lost(lost, error)
         await self._backend.start()
 
     async def _finish_closing_lanes(self) -> None:
@@ -137,13 +153,17 @@ class Scheduler:
                 await self._fail(operation, gap)
             await self._backend.delete_adapter(lane.model_id)
 
-    async def _fail(self, operation: Operation, error: TinsmithError) -> None:
+    async def _fail(self, operation: Operation, error: TinsmithError, work: Work | None = None) -> None:
         level = _log.info if error.category == "user" else _log.error
         level("operation failed", request_id=operation.request_id, error=error.message)
-        await self._futures.fail(operation.request_id, error.message, error.category)
+        await self._futures.fail(operation.request_id, error.message, error.category, work=work)
 
     def _waiting(self) -> int:
         return sum(lane.waiting for lane in self._lanes.values())
+
+
+def _seconds_since(moment: datetime) -> float:
+    return (datetime.now(UTC) - moment).total_seconds()
 
 
 def _as_tinsmith_error(error: Exception) -> TinsmithError:

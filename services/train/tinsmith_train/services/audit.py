@@ -6,7 +6,6 @@ from datetime import UTC, date, datetime, time, timedelta
 from tinsmith_common.catalog import AuditRecord, Catalog
 from tinsmith_common.wire.accounts import AuditEntry, AuditEventType, AuditResponse
 
-CHECKPOINT_SAVED = "checkpoint_create"
 _PREFIXES = {
     "all": "",
     "checkpoints": "checkpoint_",

@@ -10,7 +10,7 @@ from tinsmith_common.auth import Authenticator
 from tinsmith_common.catalog import Catalog, CheckpointRecord, Page, RunRecord
 from tinsmith_common.checkpoints import CheckpointKind, CheckpointStore, TinkerPath
 from tinsmith_common.errors import Conflict, InvalidInput, NameConflict, NotFound, Unauthorized
-from tinsmith_train.services.audit import CHECKPOINT_SAVED, AuditLog
+from tinsmith_train.services.audit import AuditLog
 
 
 class CheckpointService:
@@ -67,8 +67,8 @@ class CheckpointService:
             expires_at=_expiry(now, ttl_seconds),
             user_metadata=user_metadata,
         )
-        await self._catalog.checkpoints.put(record)
-        await self._note(record, CHECKPOINT_SAVED, session_id=run.session_id)
+        await self._catalog.checkpoints.save(record, run.session_id)
+        await self._note(record, "checkpoint_create", session_id=run.session_id)
         return record
 
     async def readable(self, owner: str, path: str, access_token: str | None = None) -> CheckpointRecord:
@@ -139,7 +139,7 @@ class CheckpointService:
             expires_at=_expiry(now, ttl_seconds),
             public=False,
         )
-        await self._catalog.checkpoints.put(copy)
+        await self._catalog.checkpoints.save(copy, run.session_id)
         await self._note(copy, "checkpoint_copy", source_path=source.path)
         return copy
 

@@ -12,14 +12,16 @@ from tinsmith_train.services.copies import CopyService
 from tinsmith_train.services.credentials import CredentialService
 from tinsmith_train.services.custom_losses import CustomLossService
 from tinsmith_train.services.downloads import DownloadService, UrlSigner
+from tinsmith_train.services.failures import SessionFailures
 from tinsmith_train.services.models import ModelService
 from tinsmith_train.services.registry import ModelRegistry
 from tinsmith_train.services.runs import RunService
 from tinsmith_train.services.session_search import SessionSearch
 from tinsmith_train.services.sessions import SessionService
 from tinsmith_train.services.submission import Submissions
+from tinsmith_train.services.trace_exports import TraceExports
 from tinsmith_train.services.training import TrainingService
-from tinsmith_train.services.usage import UsageService
+from tinsmith_train.services.usage import Prices, UsageService
 from tinsmith_train.services.weights import WeightsService
 
 
@@ -29,6 +31,8 @@ class Services:
 
     sessions: SessionService
     search: SessionSearch
+    failures: SessionFailures
+    traces: TraceExports
     audit: AuditLog
     usage: UsageService
     credentials: CredentialService
@@ -51,20 +55,25 @@ class Services:
         models = ModelService(registry, stores.futures, stores.catalog, checkpoints, config.max_lora_rank)
         submissions = Submissions(registry, stores.futures, stores.catalog)
         custom_losses = CustomLossService(stores.futures, stores.catalog)
+        failures = SessionFailures(stores.catalog, stores.futures)
+        signer = UrlSigner(SecretFile(config.metadata_dir / "download.key"))
+        traces = config.metadata_dir / "traces"
         return cls(
-            sessions=SessionService(stores.catalog, models, audit),
+            sessions=SessionService(stores.catalog, models, audit, failures),
             search=SessionSearch(stores.catalog),
+            failures=failures,
+            traces=TraceExports(stores.catalog, stores.futures, traces, signer, config.public_url),
             audit=audit,
-            usage=UsageService(stores.catalog),
+            usage=UsageService(
+                stores.catalog, Prices(config.token_prices, config.storage_price_usd_per_gb_month)
+            ),
             credentials=CredentialService(stores.authenticator, audit, config.organization),
             models=models,
             training=TrainingService(submissions, custom_losses),
             custom_losses=custom_losses,
             weights=WeightsService(registry, submissions, stores.catalog, checkpoints),
             checkpoints=checkpoints,
-            downloads=DownloadService(
-                checkpoints, UrlSigner(SecretFile(config.metadata_dir / "download.key")), config.public_url
-            ),
+            downloads=DownloadService(checkpoints, signer, config.public_url),
             copies=CopyService(stores.catalog, checkpoints),
             runs=RunService(stores.catalog, checkpoints),
             registry=registry,

@@ -140,6 +140,8 @@ class ModelService:
             )
             await self._futures.fail(request_id, message, InvalidInput.category)
             return request_id
+        if session.failure is not None:
+            await self._catalog.sessions.update(session_id, failure=None)  # its client goes on
         self._registry.add(run)
         scheduler = self._registry.scheduler_of(run)
         scheduler.open_lane(model_id)

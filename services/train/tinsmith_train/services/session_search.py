@@ -4,6 +4,9 @@ from datetime import UTC
 
 from tinsmith_common.catalog import Catalog, SessionQuery, SessionRecord, Storage
 from tinsmith_common.wire.search import (
+    ActiveStatus,
+    ClientFinishedStatus,
+    FailedStatus,
     SearchCursor,
     SearchSessionsRequest,
     SearchSessionsResponse,
@@ -73,7 +76,10 @@ def _summary(session: SessionRecord, storage: Storage) -> SessionSummary:
 
 
 def _status(session: SessionRecord) -> SessionStatus | None:
+    """Its client's own word first; none for a session that just fell silent."""
     if session.finish_reason is not None:
         reason = FinishReason.model_validate({"type": session.finish_reason})
-        return SessionStatus(type="client_finished", reason=reason, detail=session.finish_detail)
-    return SessionStatus(type="active") if session.closed_at is None else None
+        return ClientFinishedStatus(reason=reason, detail=session.finish_detail)
+    if session.failure is not None:
+        return FailedStatus.model_validate(session.failure)
+    return ActiveStatus() if session.closed_at is None else None

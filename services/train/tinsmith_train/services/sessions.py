@@ -7,16 +7,20 @@ from tinsmith_common.catalog import Catalog, Page, SessionRecord
 from tinsmith_common.errors import NotFound
 from tinsmith_common.wire.sessions import CreateSessionRequest, FinishSessionRequest, GetSessionResponse
 from tinsmith_train.services.audit import AuditLog
+from tinsmith_train.services.failures import SessionFailures
 from tinsmith_train.services.models import ModelService
 
 
 class SessionService:
     """Sessions own models: when one ends, its adapters are freed."""
 
-    def __init__(self, catalog: Catalog, models: ModelService, audit: AuditLog) -> None:
+    def __init__(
+        self, catalog: Catalog, models: ModelService, audit: AuditLog, failures: SessionFailures
+    ) -> None:
         self._catalog = catalog
         self._models = models
         self._audit = audit
+        self._failures = failures
 
     async def create(self, owner: str, body: CreateSessionRequest) -> str:
         """Open a session and answer its id."""
@@ -54,14 +58,21 @@ class SessionService:
         """Close sessions that sent no heartbeat for `timeout`. Returns how many."""
         silent = await self._catalog.sessions.open_and_silent_since(datetime.now(UTC) - timeout)
         for session in silent:
+            await self._failures.note_last_error(session)
             await self._close(session.id)
         return len(silent)
 
     async def assign_project(self, owner: str, session_id: str, project_id: str) -> None:
         """Move a session, and all that was made in it, to a project."""
-        await self.require(owner, session_id)
+        before = await self.require(owner, session_id)
         await self._catalog.sessions.update(session_id, project_id=project_id)
-        await self._audit.note(owner, "project_session_assign", session_id=session_id, project_id=project_id)
+        await self._audit.note(
+            owner,
+            "project_session_assign",
+            session_id=session_id,
+            project_id=project_id,
+            previous_project_id=before.project_id,
+        )
 
     async def list_ids(self, owner: str, offset: int, limit: int) -> Page[SessionRecord]:
         """The owner's sessions, newest first."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from tinsmith_common.catalog import Catalog
+from tinsmith_common.catalog import Catalog, RunRecord, Usage, UsageKind
 from tinsmith_common.errors import InvalidInput, TinsmithError
 from tinsmith_common.futures import FutureStore, PromiseKind
 from tinsmith_train.scheduler.operations import Operation, Pass, Rejected, Task
@@ -46,9 +46,7 @@ class Submissions:
                 f"model {model_id} is not loaded: its session ended, its worker was lost or the server restarted; "
                 "continue from a saved state with create_training_client_from_state",
             )
-        elif not self._registry.scheduler_of(run).submit(
-            Operation(request_id, model_id, seq_id, _build(build))
-        ):
+        elif not self._registry.scheduler_of(run).submit(_operation(request_id, run, seq_id, _build(build))):
             await self._fail(
                 request_id, f"seq_id {seq_id} of {model_id} has had its turn; go on with a later one"
             )
@@ -71,3 +69,10 @@ def _build(build: Callable[[], Pass | Task]) -> Pass | Task | Rejected:
         return build()
     except TinsmithError as error:
         return Rejected(error)
+
+
+def _operation(request_id: str, run: RunRecord, seq_id: int, work: Pass | Task | Rejected) -> Operation:
+    usage = None
+    if isinstance(work, Pass):
+        usage = Usage(run.session_id, run.base_model, {UsageKind.TRAINING: work.tokens})
+    return Operation(request_id, run.id, seq_id, work, usage)
