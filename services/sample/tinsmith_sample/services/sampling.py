@@ -122,7 +122,7 @@ class SamplingService:
             await self._futures.fail(request_id, message, "server", queue=_queue(request_id))
             self._metrics.finished.labels(model, "server").inc()
         else:
-            payload = to_wire(result, spec)
+            payload = to_wire(result, spec, request.target_prompt_logprobs)
             await self._futures.resolve(request_id, payload, PROTOBUF, queue=_queue(request_id))
             self._metrics.finished.labels(model, "done").inc()
             self._metrics.tokens.labels(model).inc(sum(len(item.tokens) for item in result.completions))
