@@ -164,6 +164,7 @@ class FakeEngine:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     failures: list[Exception] = field(default_factory=list[Exception])
     asked: list[SampleSpec] = field(default_factory=list[SampleSpec])
+    adapters: list[Adapter | None] = field(default_factory=list[Adapter | None])
     running: int = 0
 
     async def start(self) -> None: ...
@@ -178,6 +179,7 @@ class FakeEngine:
 
     async def sample(self, spec: SampleSpec, adapter: Adapter | None = None) -> SampleResult:
         self.asked.append(spec)
+        self.adapters.append(adapter)
         self.running += 1
         try:
             await self.gate.wait()

@@ -90,6 +90,7 @@ def test_draws_are_the_same_however_the_prompt_is_cut(monkeypatch: pytest.Monkey
     whole = plan.score(logprobs, 0)
     parts = [plan.score(logprobs[start:end], start) for start, end in ((0, 2), (2, 3), (3, 9))]
     monkeypatch.setattr(sglang_scores, "_BLOCK_ELEMENTS", 2 * VOCABULARY)
-    assert tuple(sum((part[side] for part in parts), []) for side in (0, 1)) == whole
+    joined = tuple([row for part in parts for row in part[side]] for side in (0, 1))
+    assert joined == whole
     assert plan.score(logprobs, 0) == whole
     assert whole[1][8] == []  # after the last token of the prompt the completion begins

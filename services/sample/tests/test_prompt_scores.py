@@ -7,14 +7,20 @@ a seam.
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tinsmith_common.errors import InvalidInput
-from tinsmith_sample.engines.base import NEVER, Adapter, PromptTargets, SampleResult, SampleSpec
+from tinsmith_sample.engines.base import (
+    NEVER,
+    Adapter,
+    PromptAlternatives,
+    PromptTargets,
+    SampleResult,
+    SampleSpec,
+)
 from tinsmith_sample.engines.sglang import SGLangEngine
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -42,6 +48,14 @@ def _targets(length: int, per_row: int, seed: int, first: int = 1) -> PromptTarg
     return PromptTargets(
         tuple(positions.tolist()), tuple(random.integers(0, VOCABULARY, len(positions)).tolist())
     )
+
+
+async def _drawn(
+    engine: SGLangEngine, spec: SampleSpec, adapter: Adapter | None = None
+) -> PromptAlternatives:
+    drawn = (await engine.sample(replace(spec, max_tokens=1), adapter)).alternatives
+    assert drawn is not None
+    return drawn
 
 
 def _worst(result: SampleResult, targets: PromptTargets, expected: NDArray[np.float32]) -> float:
@@ -110,9 +124,8 @@ async def test_alternatives_are_drawn_from_each_position_s_distribution(
     engine: SGLangEngine, distributions: Distributions, adapter: Adapter
 ) -> None:
     prompt, k, temperature = _prompt(70, 9), 3000, 1.5
-    spec = SampleSpec(prompt, max_tokens=1, prompt_alternatives=k, temperature=temperature, seed=4)
-    drawn = (await engine.sample(spec, adapter)).alternatives
-    assert drawn is not None
+    spec = SampleSpec(prompt, prompt_alternatives=k, temperature=temperature, seed=4)
+    drawn = await _drawn(engine, spec, adapter)
     assert drawn.tokens.shape == drawn.logprobs.shape == (69, k)
     expected = distributions(prompt, adapter)
     for row in range(69):
@@ -129,27 +142,24 @@ async def test_alternatives_are_drawn_from_each_position_s_distribution(
 
 
 async def test_a_seed_repeats_its_alternatives_whatever_shares_the_batch(engine: SGLangEngine) -> None:
-    spec = SampleSpec(_prompt(80, 10), max_tokens=1, prompt_alternatives=4, seed=2**63 - 1)
-    alone = (await engine.sample(spec)).alternatives
+    spec = SampleSpec(_prompt(80, 10), prompt_alternatives=4, seed=2**63 - 1)
+    alone = await _drawn(engine, spec)
     others = [engine.sample(SampleSpec(_prompt(9 + i, i), max_tokens=9)) for i in range(10)]
-    crowded, other, *_ = await asyncio.gather(engine.sample(spec), engine.sample(replace(spec, seed=1)), *others)
-    assert alone is not None and crowded.alternatives is not None and other.alternatives is not None
+    crowd = asyncio.gather(*others)
+    crowded, _ = await asyncio.gather(_drawn(engine, spec), crowd)
     # A last digit that differs between batches can move a draw that falls on the border of two tokens: none here.
-    np.testing.assert_array_equal(alone.tokens, crowded.alternatives.tokens)
-    assert (alone.tokens != other.alternatives.tokens).any()
+    np.testing.assert_array_equal(alone.tokens, crowded.tokens)
+    assert (alone.tokens != (await _drawn(engine, replace(spec, seed=1))).tokens).any()
 
 
 async def test_without_a_seed_alternatives_differ(engine: SGLangEngine) -> None:
-    spec = SampleSpec(_prompt(20), max_tokens=1, prompt_alternatives=4, temperature=4.0)
-    first, second = [(await engine.sample(spec)).alternatives for _ in range(2)]
-    assert first is not None and second is not None
+    spec = SampleSpec(_prompt(20), prompt_alternatives=4, temperature=4.0)
+    first, second = [await _drawn(engine, spec) for _ in range(2)]
     assert (first.tokens != second.tokens).any()
 
 
 async def test_a_prompt_of_one_token_has_no_alternatives(engine: SGLangEngine) -> None:
-    drawn = (await engine.sample(SampleSpec((5,), max_tokens=1, prompt_alternatives=3))).alternatives
-    assert drawn is not None
-    assert drawn.tokens.shape == (0, 3)
+    assert (await _drawn(engine, SampleSpec((5,), prompt_alternatives=3))).tokens.shape == (0, 3)
 
 
 async def test_scores_of_the_prompt_leave_the_samples_as_they_are(engine: SGLangEngine) -> None:

@@ -11,6 +11,7 @@ from tinsmith_common.catalog.records import (
     CheckpointRecord,
     CopyRecord,
     CustomLossRecord,
+    InflightRecord,
     Page,
     RunRecord,
     SamplingSessionRecord,
@@ -24,6 +25,7 @@ from tinsmith_common.catalog.tables import (
     CheckpointRow,
     CopyRow,
     CustomLossRow,
+    InflightRow,
     RunRow,
     SamplingCloneRow,
     SamplingSessionRow,
@@ -158,6 +160,13 @@ class SamplingSessions(Repository[SamplingSessionRecord]):
             return (await connection.execute(statement)).scalar_one()
 
 
+class Inflight(Repository[InflightRecord]):
+    """Which weights the inflight sampling sessions of each run serve."""
+
+    table = InflightRow
+    record = InflightRecord
+
+
 class CustomLosses(Repository[CustomLossRecord]):
     """Losses that clients uploaded."""
 
@@ -192,6 +201,7 @@ class Catalog:
         self.runs = Runs(database)
         self.checkpoints = Checkpoints(database)
         self.sampling_sessions = SamplingSessions(database)
+        self.inflight = Inflight(database)
         self.custom_losses = CustomLosses(database)
         self.copies = Copies(database)
         self.audit = Audit(database)

@@ -16,6 +16,7 @@ class AfterImport(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        """The ordinary spec of a named module, with a loader that adjusts it; None for all others."""
         adjust = self._adjustments.get(fullname)
         spec = importlib.machinery.PathFinder.find_spec(fullname, path) if adjust else None
         if spec is None or spec.loader is None or adjust is None:

@@ -132,16 +132,21 @@ class SamplingService:
         engine = self._engines.get(session.base_model)
         if engine is None:
             raise InvalidInput(f"base model {session.base_model!r} is not served here any more")
-        adapter = await self._adapters.locate(session)
         await self._open.wait()
-        for attempt in range(1, _ENGINE_ATTEMPTS + 1):
+        lost = 0
+        while True:
+            adapter = await self._adapters.locate(session)
             try:
                 return await engine.sample(spec, adapter)
             except EngineLost:
                 # The engine comes up again by itself. A request that keeps killing it must not do so for ever.
-                if attempt == _ENGINE_ATTEMPTS:
+                lost += 1
+                if lost == _ENGINE_ATTEMPTS:
                     raise
-        raise AssertionError("unreachable")
+            except TinsmithError:
+                # Inflight weights can go while they are being loaded; then newer ones are there.
+                if await self._adapters.locate(session) == adapter:
+                    raise
 
 
 def _queue(request_id: str) -> str | None:
