@@ -1,7 +1,9 @@
 """Inflight sampler weights, with the SDK through the gateway."""
 
 import threading
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tinker
@@ -106,3 +108,16 @@ def test_inflight_weights_have_no_lifetime_of_their_own(trainer: tinker.Training
     with pytest.raises(tinker.RequestFailedError, match="as long as their session"):
         save(None, 7200, None, "inflight").result()
     assert _save(trainer)
+
+
+def test_inflight_weights_have_no_name(stack: Stack, trainer: tinker.TrainingClient) -> None:
+    """The SDK sends none either; its next operation would have been this one."""
+
+    def post(route: str, **body: Any) -> Any:
+        headers = {"X-API-Key": stack.api_key}
+        return httpx.post(f"{stack.base_url}/api/v1/{route}", json=body, headers=headers, timeout=60).json()
+
+    promise = post(
+        "save_weights_for_sampler", model_id=trainer.model_id, seq_id=1, kind="inflight", path="named"
+    )
+    assert "have no name" in post("retrieve_future", request_id=promise["request_id"])["error"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import numpy as np
@@ -192,8 +193,8 @@ def _sample_in_another_process(pickled: bytes) -> list[str]:
     def not_offered(holder: InternalClientHolder) -> Any:
         return offered(holder).model_copy(update={"sample_join_sampling_session": False})
 
-    InternalClientHolder.get_client_config = not_offered  # in this process, which does nothing else
-    sampler: tinker.SamplingClient = pickle.loads(pickled)
+    with patch.object(InternalClientHolder, "get_client_config", not_offered):
+        sampler: tinker.SamplingClient = pickle.loads(pickled)
     futures = [sampler.sample(_prompt([5, 6, 7]), 1, ONE) for _ in range(4)]
     return [future.result(timeout=120).sequences[0].sequence_id or "" for future in futures]
 

@@ -51,10 +51,12 @@ async def test_a_result_is_the_protocols_message(serve: Serve, fake_engine: Any)
 async def test_a_repeated_submission_is_carried_out_once(serve: Serve, fake_engine: Any) -> None:
     async with serve(fake_engine) as service:
         sampler = await service.session()
-        answers = await asyncio.gather(*(service.sample(sampler, 10**18) for _ in range(5)))
+        seq_id = 10**18 + 1  # a float would lose the 1
+        answers = await asyncio.gather(*(service.sample(sampler, seq_id) for _ in range(5)))
         fake_engine.gate.set()
         await service.result(answers[0].json()["request_id"])
     assert len({answer.text for answer in answers}) == 1
+    assert answers[0].json()["sample_sequence_ids"] == [f"{sampler}:1000000000000000001:0"]
     assert len(fake_engine.asked) == 1
 
 
