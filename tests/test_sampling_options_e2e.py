@@ -88,7 +88,7 @@ def test_target_logprobs_equal_the_trainer_s_and_keep_their_layout(trained: Trai
     assert answered.sparse_crow_indices == asked.sparse_crow_indices
     assert answered.sparse_col_indices == asked.sparse_col_indices
     assert (answered.sparse_crow_indices is not None) == sparse
-    scores = answered.to_torch().to_dense().numpy() if sparse else answered.to_numpy()
+    scores = answered.to_numpy()
     named = ids.numpy() != -1
     expected = np.take_along_axis(trained.distributions(tokens), np.where(named, ids, 0), 1)
     np.testing.assert_allclose(scores[named], expected[named], atol=PARITY)
@@ -164,7 +164,8 @@ def test_stop_strings_end_a_sample_in_either_form(trained: Trained) -> None:
         return trained.sampler.sample(prompt, 1, params).result().sequences[0]
 
     free = sample([]).tokens
-    text = tokenizer.decode(free[4:6])
+    pairs = (tokenizer.decode(free[start : start + 2]) for start in range(2, 18))
+    text = next(pair for pair in pairs if pair.isascii() and pair.strip())  # no half of a character
     until = next(count for count in range(21) if text in tokenizer.decode(free[:count]))
     for stop in (text, [text], ["never said so", text]):
         ended = sample(stop)
@@ -231,7 +232,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 async def test_a_cancelled_sample_frees_its_place_in_the_engine_and_others_go_on(stack: Stack) -> None:
     with tinker.ServiceClient(base_url=stack.base_url, api_key=stack.api_key) as service:
         sampler = await service.create_sampling_client_async(base_model=MODEL)
-        params = tinker.SamplingParams(max_tokens=2500, stop=[])
+        params = tinker.SamplingParams(max_tokens=1500, stop=[])
 
         async def sample(count: int) -> tinker.SampleResponse:
             return await sampler.sample(_prompt(some_tokens(count, 8)), count, params)
@@ -247,4 +248,4 @@ async def test_a_cancelled_sample_frees_its_place_in_the_engine_and_others_go_on
         promise = f"{sampler._sampling_session_id}:0"  # pyright: ignore[reportPrivateUsage]
         ended = {"error": "cancelled by the client", "category": "user"}
         assert await asyncio.to_thread(_poll, stack, promise) == ended
-        assert len((await kept).sequences[0].tokens) == 2500
+        assert len((await kept).sequences[0].tokens) == 1500
