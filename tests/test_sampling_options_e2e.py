@@ -231,7 +231,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 async def test_a_cancelled_sample_frees_its_place_in_the_engine_and_others_go_on(stack: Stack) -> None:
     with tinker.ServiceClient(base_url=stack.base_url, api_key=stack.api_key) as service:
-        sampler = await service.create_sampling_client_async(base_model=MODEL)
+        sampler = await service.create_sampling_client(base_model=MODEL)
         params = tinker.SamplingParams(max_tokens=1500, stop=[])
 
         async def sample(count: int) -> tinker.SampleResponse:
