@@ -13,7 +13,9 @@ MODEL = "tinsmith/tiny-qwen3"
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(StackConfig(port=0, data_dir=tmp_path_factory.mktemp("stack"))) as stack:
+    # Figures of the engine as they are, not as they were five seconds ago.
+    env = {"ENGINE_CHECK_INTERVAL_S": "1"}
+    with Stack(StackConfig(port=0, data_dir=tmp_path_factory.mktemp("stack"), env=env)) as stack:
         yield stack
 
 

@@ -75,3 +75,15 @@ def test_replacing_a_folder_leaves_only_the_new_one(tmp_path: Path) -> None:
 def test_no_key_leaves_the_store(tmp_path: Path, key: str) -> None:
     with pytest.raises(InvalidInput):
         CheckpointStore(tmp_path / "root").folder(key)
+
+
+def test_only_the_named_folders_stay_beside_each_other(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for key in ("run/a/1", "run/a/2", "run/a/3", "run/b/1"):
+        with store.write(key) as folder:
+            (folder / "file").touch()
+    store.begin("run/a/unfinished")
+    store.delete_beside("run/a/3", "run/a/2")
+    left = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("file"))
+    assert left == ["run/a/2", "run/a/3", "run/b/1"]
+    assert len(list((tmp_path / "run" / "a").iterdir())) == 2

@@ -116,3 +116,16 @@ async def test_a_cancelled_user_lets_go_of_its_adapter() -> None:
     await asyncio.sleep(0.01)
     holder.cancel()
     assert await engine.use("b") == "v2"
+
+
+async def test_a_newer_adapter_of_a_line_lets_the_older_one_go_first() -> None:
+    engine = _Engine(capacity=3)
+    for adapter in (
+        _adapter("kept"),
+        Adapter("line-1", Path("/nowhere"), line="line"),
+        Adapter("line-2", Path("/nowhere"), line="line"),
+        _adapter("new"),
+    ):
+        async with engine.cache.use(adapter):
+            pass
+    assert engine.log[-2:] == ["unload v2", "load new as v4"]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tinsmith_common.errors import InvalidInput
-from tinsmith_sample.engines.base import EngineLimits, SampleSpec, Stops
+from tinsmith_sample.engines.base import EngineLimits, PromptTargets, SampleSpec, Stops
 from tinsmith_sample.engines.checks import check_adapter, check_spec, completion_budget
 
-LIMITS = EngineLimits(vocab_size=100, context_length=16)
+LIMITS = EngineLimits(vocab_size=100, context_length=16, prompt_scores=7)
 SPEC = SampleSpec(prompt=(1, 2, 3))
 
 
@@ -30,6 +30,9 @@ SPEC = SampleSpec(prompt=(1, 2, 3))
         ({"top_p": 1.5}, "top_p"),
         ({"top_k": 0}, "top_k"),
         ({"topk_prompt_logprobs": 65}, "topk_prompt_logprobs"),
+        ({"targets": PromptTargets((1,), (100,))}, "token id 100 in target_prompt_logprobs"),
+        ({"prompt_alternatives": 4}, "8 scores of prompt positions are asked for.*MAX_PROMPT_SCORES"),
+        ({"targets": PromptTargets((1, 2), (5, 5)), "prompt_alternatives": 3}, "8 scores"),
         ({"stops": Stops(strings=("",))}, "must not be empty"),
         ({"stops": Stops(strings=("x",) * 33)}, "at most 32"),
         ({"stops": Stops(tokens=(100,))}, "token id 100 in stop"),
@@ -46,6 +49,10 @@ def test_the_longest_prompt_leaves_one_token() -> None:
     spec = replace(SPEC, prompt=(1,) * 15)
     check_spec(spec, LIMITS)
     assert completion_budget(spec, LIMITS) == 1
+
+
+def test_scores_up_to_the_limit_are_accepted() -> None:
+    check_spec(replace(SPEC, targets=PromptTargets((1,), (5,)), prompt_alternatives=3), LIMITS)
 
 
 def test_max_tokens_defaults_to_what_the_context_leaves() -> None:

@@ -53,10 +53,12 @@ async def test_a_result_is_the_protocols_message(serve: Serve, fake_engine: Any)
 async def test_a_repeated_submission_is_carried_out_once(serve: Serve, fake_engine: Any) -> None:
     async with serve(fake_engine) as service:
         sampler = await service.session()
-        answers = await asyncio.gather(*(service.sample(sampler, 10**18) for _ in range(5)))
+        seq_id = 10**18 + 1  # a float would lose the 1
+        answers = await asyncio.gather(*(service.sample(sampler, seq_id) for _ in range(5)))
         fake_engine.gate.set()
         await service.result(answers[0].json()["request_id"])
     assert len({answer.text for answer in answers}) == 1
+    assert answers[0].json()["sample_sequence_ids"] == [f"{sampler}:1000000000000000001:0"]
     assert len(fake_engine.asked) == 1
 
 
@@ -120,21 +122,51 @@ async def test_an_unexpected_error_fails_only_its_own_request(serve: Serve, fake
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("chunk", "said"),
     [
-        ({"prompt_alt_tokens_k": 2}, "prompt_alt_tokens_k"),
-        ({"target_prompt_logprobs": {"data": [1], "dtype": "int64"}}, "target_prompt_logprobs"),
-        ({"prompt": {"chunks": [{"type": "image", "data": "", "format": "png"}]}}, "image"),
+        ({"type": "image", "data": "", "format": "png"}, "no vision tower"),
+        ({"type": "image_asset_pointer", "location": "x", "format": "png"}, "no vision tower"),
+        ({"type": "dmel", "dmel": ""}, "audio"),
     ],
 )
-async def test_an_option_that_is_not_offered_fails_with_its_name(
-    serve: Serve, fake_engine: Any, body: dict[str, Any], said: str
+async def test_what_a_text_model_cannot_read_is_refused_with_the_reason(
+    serve: Serve, fake_engine: Any, chunk: dict[str, Any], said: str
 ) -> None:
     async with serve(fake_engine) as service:
-        promise = (await service.sample(await service.session(), **body)).json()
+        promise = (await service.sample(await service.session(), prompt={"chunks": [chunk]})).json()
         failure = (await service.result(promise["request_id"])).json()
     assert said in failure["error"]
     assert failure["category"] == "user"
+
+
+async def test_a_matrix_of_targets_that_does_not_fit_the_prompt_fails_with_the_reason(
+    serve: Serve, fake_engine: Any
+) -> None:
+    targets = {"data": [1, 2, 3], "dtype": "int64", "shape": [3, 1]}
+    async with serve(fake_engine) as service:
+        promise = (await service.sample(await service.session(), target_prompt_logprobs=targets)).json()
+        failure = (await service.result(promise["request_id"])).json()
+    assert "3 rows; a prompt of 3 tokens needs 2" in failure["error"]
+    assert failure["category"] == "user"
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        {"data": [1.0, 2.0], "dtype": "float32", "shape": [2, 1]},
+        {"data": [1, 2], "dtype": "int64"},
+        {"data": [-2] * 100_000, "dtype": "int64", "shape": [100_000, 1]},
+        {"data": [2**63], "dtype": "int64", "shape": [1, 1]},
+    ],
+)
+async def test_what_is_no_matrix_of_token_ids_is_refused_briefly(
+    serve: Serve, fake_engine: Any, targets: dict[str, Any]
+) -> None:
+    async with serve(fake_engine) as service:
+        answer = await service.sample(await service.session(), target_prompt_logprobs=targets)
+    assert answer.status_code == 400
+    assert "target_prompt_logprobs" in answer.json()["detail"]
+    assert len(answer.json()["detail"]) < 500
 
 
 async def test_an_unknown_sampling_session_fails_through_the_promise(serve: Serve, fake_engine: Any) -> None:

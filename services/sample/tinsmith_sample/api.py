@@ -43,7 +43,7 @@ def create_app(
     sampling = SamplingService(
         stores.futures,
         sessions,
-        AdapterLocator(stores.checkpoints),
+        AdapterLocator(stores.catalog, stores.checkpoints),
         engines,
         metrics,
         config.max_queued_samples,

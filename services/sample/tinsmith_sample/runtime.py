@@ -27,6 +27,7 @@ def build_engines(config: SamplingConfig) -> dict[str, SGLangEngine]:
                 max_lora_rank=config.max_lora_rank,
                 max_resident_adapters=config.max_resident_adapters,
                 adapters_per_batch=config.adapters_per_batch,
+                max_prompt_scores=config.max_prompt_scores,
                 unload_timeout_s=config.adapter_unload_timeout_s,
                 start_timeout_s=config.engine_start_timeout_s,
                 engine_args=config.sampling_engine_args,

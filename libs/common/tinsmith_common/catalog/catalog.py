@@ -11,6 +11,7 @@ from tinsmith_common.catalog.records import (
     AuditRecord,
     CheckpointRecord,
     CustomLossRecord,
+    InflightRecord,
     Page,
     RunRecord,
     SamplingSessionRecord,
@@ -25,6 +26,7 @@ from tinsmith_common.catalog.tables import (
     AuditRow,
     CheckpointRow,
     CustomLossRow,
+    InflightRow,
     RunRow,
     SamplingCloneRow,
     SamplingSessionRow,
@@ -37,7 +39,6 @@ from tinsmith_common.database import Database
 _RUNS: Any = RunRow
 _SESSIONS: Any = SessionRow
 _CHECKPOINTS: Any = CheckpointRow
-_COPIES: Any = CopyRow
 
 _IDS_PER_QUERY = 500
 
@@ -111,7 +112,7 @@ class Runs(Repository[RunRecord]):
         return await self.select(
             self._column("session_id").in_(open_sessions),
             self._column("corrupted").is_(False),
-            self._column("id").not_in(select(_COPIES.id)),
+            self._column("copied_from").is_(None),
         )
 
 
@@ -213,6 +214,13 @@ class SamplingSessions(Repository[SamplingSessionRecord]):
             return (await connection.execute(statement)).scalar_one()
 
 
+class Inflight(Repository[InflightRecord]):
+    """Which weights the inflight sampling sessions of each run serve."""
+
+    table = InflightRow
+    record = InflightRecord
+
+
 class CustomLosses(Repository[CustomLossRecord]):
     """Losses that clients uploaded."""
 
@@ -247,6 +255,7 @@ class Catalog:
         self.runs = Runs(database)
         self.checkpoints = Checkpoints(database)
         self.sampling_sessions = SamplingSessions(database)
+        self.inflight = Inflight(database)
         self.custom_losses = CustomLosses(database)
         self.audit = Audit(database)
         self.usage = UsageLedger(database)

@@ -84,7 +84,8 @@ class CheckpointRecord:
 
 @dataclass(frozen=True)
 class SamplingSessionRecord:
-    """What a sampling client samples from: the base model, or saved weights (`weights_key`)."""
+    """What a sampling client samples from: the base model, saved weights (`weights_key`), or whatever the run
+    `inflight_run` saved last as inflight weights."""
 
     id: str
     session_id: str
@@ -93,6 +94,16 @@ class SamplingSessionRecord:
     created_at: datetime
     model_path: str | None = None
     weights_key: str | None = None
+    inflight_run: str | None = None
+
+
+@dataclass(frozen=True)
+class InflightRecord:
+    """The newest inflight weights of the run `id`."""
+
+    id: str
+    weights_key: str
+    created_at: datetime
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,17 @@ class SamplingSessionRow(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time())
     model_path: str | None = None
     weights_key: str | None = None
+    inflight_run: str | None = None
+
+
+class InflightRow(SQLModel, table=True):
+    """See `InflightRecord`."""
+
+    __tablename__: Any = "inflight_weights"
+
+    id: str = Field(primary_key=True)
+    weights_key: str
+    created_at: datetime = Field(sa_column=_time())
 
 
 class SamplingCloneRow(SQLModel, table=True):

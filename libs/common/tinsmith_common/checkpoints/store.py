@@ -82,6 +82,14 @@ class CheckpointStore:
         """Remove the folder of `key`; unknown keys are ignored."""
         shutil.rmtree(self._path(key), ignore_errors=True)
 
+    def delete_beside(self, key: str, *kept: str) -> None:
+        """Remove everything in the folder that holds `key`'s, except that and those of the keys `kept`."""
+        path = self._path(key)
+        stay = {path, *map(self._path, kept)}
+        for sibling in path.parent.iterdir():
+            if sibling not in stay:
+                shutil.rmtree(sibling, ignore_errors=True)
+
     def _path(self, key: str) -> Path:
         path = (self._root / key).absolute()
         if ".." in path.parts or not path.is_relative_to(self._root) or path == self._root:

@@ -116,6 +116,11 @@ def pack_int32(values: Sequence[int] | IntArray) -> bytes:
     return np.asarray(values, dtype="<i4").tobytes()
 
 
+def pack_int64(values: Sequence[int] | IntArray) -> bytes:
+    """Token ids of a `Tensor`, and the indices of a sparse one, as the wire has them."""
+    return np.asarray(values, dtype="<i8").tobytes()
+
+
 def pack_float32(values: Sequence[float] | FloatArray) -> bytes:
     """Log-probabilities as the wire has them."""
     return np.asarray(values, dtype="<f4").tobytes()

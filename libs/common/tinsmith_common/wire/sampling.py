@@ -1,12 +1,19 @@
 """Sampling (spec section 3.5)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from tinsmith_common.wire.base import WireModel
 
 MAX_INT64 = 2**63 - 1
+MAX_TENSOR_ELEMENTS = 2**22
+
+_Index = Annotated[int, Field(ge=0, le=MAX_INT64)]
+_TokenId = Annotated[int, Field(ge=-1, le=MAX_INT64)]
+# The first fault is enough: a report of each of four million cells would be a flood.
+_Indices = Annotated[list[_Index], Field(max_length=MAX_TENSOR_ELEMENTS, fail_fast=True)]
+_TokenIds = Annotated[list[_TokenId], Field(max_length=MAX_TENSOR_ELEMENTS, fail_fast=True)]
 
 
 class CreateSamplingSessionRequest(WireModel):
@@ -76,6 +83,16 @@ class SamplingParams(WireModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
 
 
+class TokenTensor(WireModel):
+    """Token ids of a matrix, row by row: all cells, or in CSR form those that are listed. -1 stands for no token."""
+
+    data: _TokenIds
+    dtype: Literal["int64"]
+    shape: tuple[_Index, _Index]
+    sparse_crow_indices: _Indices | None = None
+    sparse_col_indices: _Indices | None = None
+
+
 class SampleRequest(WireModel):
     """`asample`."""
 
@@ -87,7 +104,7 @@ class SampleRequest(WireModel):
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = Field(default=0, ge=0)
     topk_sample_logprobs: int = Field(default=0, ge=0)
-    target_prompt_logprobs: dict[str, Any] | None = None
+    target_prompt_logprobs: TokenTensor | None = None
     prompt_alt_tokens_k: int = Field(default=0, ge=0)
     prompt_logprobs_last_n: int | None = Field(default=None, ge=0)
     record_stability_info: bool = False

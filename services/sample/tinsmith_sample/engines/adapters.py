@@ -1,4 +1,5 @@
-"""Which adapters the engine holds: loaded on first use, kept while in use, least recently used out first."""
+"""Which adapters the engine holds: loaded on first use, kept while in use, superseded and least recently used out
+first."""
 
 import asyncio
 import itertools
@@ -20,6 +21,7 @@ Unload = Callable[[str], Awaitable[None]]
 @dataclass
 class _Resident:
     name: str
+    line: str | None
     loaded: asyncio.Future[None]
     users: int = 0
 
@@ -81,8 +83,10 @@ class AdapterCache:
             return resident
 
     def _begin_load(self, adapter: Adapter) -> _Resident:
+        for key in [key for key, held in self._residents.items() if adapter.line == held.line is not None]:
+            self._residents.move_to_end(key, last=False)  # nobody will ask for it again
         name = f"v{next(self._versions)}"
-        resident = _Resident(name, asyncio.ensure_future(self._load(name, adapter)))
+        resident = _Resident(name, adapter.line, asyncio.ensure_future(self._load(name, adapter)))
         self._residents[adapter.key] = resident
 
         def drop_if_failed(loaded: asyncio.Future[None]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tinsmith_common.errors import EngineFailure
 
 FloatArray: TypeAlias = NDArray[np.float32]
+IntArray: TypeAlias = NDArray[np.int64]
 TopRow: TypeAlias = tuple[tuple[int, float], ...]
 """The likeliest tokens of one position as (token, logprob), best first."""
 
@@ -33,11 +34,23 @@ NEVER = Stops(eos=False)
 
 
 @dataclass(frozen=True)
+class PromptTargets:
+    """Tokens to score in the prompt: `ids[i]` in the place of prompt token `positions[i]`.
+
+    Positions are ascending, at least 1, and may repeat.
+    """
+
+    positions: tuple[int, ...]
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class SampleSpec:
     """Completions asked for one prompt.
 
     `max_tokens` None: what the context leaves. It is cut to that in any case. `top_k` -1: off. `seed` None:
-    every sample gets a random one. `prompt_logprobs_last_n` None: all positions.
+    every sample gets a random one. `prompt_logprobs_last_n` None: all positions. `prompt_alternatives`: tokens to
+    draw for each prompt position after the first.
     """
 
     prompt: tuple[int, ...]
@@ -52,6 +65,8 @@ class SampleSpec:
     prompt_logprobs_last_n: int | None = None
     topk_prompt_logprobs: int = 0
     topk_sample_logprobs: int = 0
+    targets: PromptTargets | None = None
+    prompt_alternatives: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,28 +92,50 @@ class PromptScores:
 
 
 @dataclass(frozen=True)
+class PromptAlternatives:
+    """Tokens drawn with replacement at the request's temperature, int64 `[len(prompt) - 1, k]`, and their
+    logprobs, float32 of the same shape, of the model as everywhere. Row i is about prompt token i + 1."""
+
+    tokens: IntArray
+    logprobs: FloatArray
+
+
+@dataclass(frozen=True)
 class SampleResult:
-    """Answer to a `SampleSpec`; `cached_tokens` of the prompt were not computed anew."""
+    """Answer to a `SampleSpec`; `cached_tokens` of the prompt were not computed anew.
+
+    `targets`: a logprob for each of the spec's, in their order.
+    """
 
     completions: tuple[Completion, ...]
     prompt: PromptScores | None = None
     cached_tokens: int = 0
+    targets: FloatArray | None = None
+    alternatives: PromptAlternatives | None = None
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Weights on top of the base model. A `key` names one content for ever; `folder` is in PEFT layout."""
+    """Weights on top of the base model. A `key` names one content for ever; `folder` is in PEFT layout.
+
+    A newer adapter of the same `line` makes the older ones unwanted. Requests of different `cache_namespace` never
+    share what was computed of their prompts.
+    """
 
     key: str
     folder: Path
+    line: str | None = None
+    cache_namespace: str | None = None
 
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """Sizes in tokens. `context_length` bounds prompt plus completion."""
+    """`vocab_size` and `context_length`, which bounds prompt plus completion, in tokens; `prompt_scores`: target and
+    alternative tokens of one request."""
 
     vocab_size: int
     context_length: int
+    prompt_scores: int = 2**18
 
 
 class SamplingEngine(Protocol):

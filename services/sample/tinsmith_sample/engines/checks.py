@@ -40,6 +40,7 @@ def check_spec(spec: SampleSpec, limits: EngineLimits) -> None:
     top = min(MAX_TOP_LOGPROBS, limits.vocab_size)
     _check_range("topk_prompt_logprobs", spec.topk_prompt_logprobs, 0, top)
     _check_range("topk_sample_logprobs", spec.topk_sample_logprobs, 0, top)
+    _check_scores(spec, limits)
     _check_stops(spec, limits)
 
 
@@ -87,6 +88,18 @@ def _check_tokens(where: str, tokens: tuple[int, ...], limits: EngineLimits) -> 
     if tokens and (min(tokens) < 0 or max(tokens) >= limits.vocab_size):
         wrong = next(token for token in tokens if not 0 <= token < limits.vocab_size)
         raise InvalidInput(f"token id {wrong} in {where} is outside the vocabulary of {limits.vocab_size}")
+
+
+def _check_scores(spec: SampleSpec, limits: EngineLimits) -> None:
+    targets = () if spec.targets is None else spec.targets.ids
+    _check_tokens("target_prompt_logprobs", targets, limits)
+    count = len(targets) + spec.prompt_alternatives * (len(spec.prompt) - 1)
+    if count > limits.prompt_scores:
+        raise InvalidInput(
+            f"{count} scores of prompt positions are asked for: {len(targets)} ids of target_prompt_logprobs, and "
+            f"prompt_alt_tokens_k {spec.prompt_alternatives} at {len(spec.prompt) - 1} positions. One request may ask "
+            f"for {limits.prompt_scores} (setting MAX_PROMPT_SCORES); send several"
+        )
 
 
 def _check_stops(spec: SampleSpec, limits: EngineLimits) -> None:

@@ -32,8 +32,19 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     context_length: int
 
 
+class Scoring(msgspec.Struct, frozen=True):
+    """Tokens to score at prompt positions: `ids[i]` at `positions[i]` (ascending), and `draws` of each position's
+    distribution at `temperature`."""
+
+    positions: list[int]
+    ids: list[int]
+    draws: int
+    temperature: float
+    seed: int
+
+
 class Generate(msgspec.Struct, tag=True, frozen=True):
-    """One completion of one prompt. `prompt_logprobs_from` < 0 means: none wanted."""
+    """One completion of one prompt. `prompt_logprobs_from` < 0 means: none wanted; `scoring` needs one."""
 
     id: int
     tokens: list[int]
@@ -42,6 +53,8 @@ class Generate(msgspec.Struct, tag=True, frozen=True):
     adapter: str | None
     prompt_logprobs_from: int
     top_logprobs: int
+    scoring: Scoring | None = None
+    cache_namespace: str | None = None
 
 
 class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
@@ -61,7 +74,7 @@ class UnloadAdapter(msgspec.Struct, tag=True, frozen=True):
 
 
 class Ping(msgspec.Struct, tag=True, frozen=True):
-    """Ask whether the engine's scheduler answers."""
+    """Ask whether the engine's scheduler answers, and what it is busy with."""
 
     id: int
 
@@ -73,9 +86,11 @@ class Abort(msgspec.Struct, tag=True, frozen=True):
 
 
 class Generated(msgspec.Struct, tag=True, frozen=True):
-    """Answer to `Generate`. Top lists hold (token, logprob) pairs per position, best first.
+    """Answer to `Generate`. Top lists hold (token, logprob) pairs per position, best first; `prompt_scores` the
+    position's targets, then its draws.
 
-    `prompt_logprobs` and `prompt_top` cover the last positions of the prompt, as many as they are long.
+    `prompt_logprobs`, `prompt_top` and `prompt_scores` cover the last positions of the prompt, as many as they are
+    long.
     """
 
     id: int
@@ -86,6 +101,15 @@ class Generated(msgspec.Struct, tag=True, frozen=True):
     top: list[list[tuple[int, float]]] | None = None
     prompt_logprobs: list[float | None] | None = None
     prompt_top: list[list[tuple[int, float]] | None] | None = None
+    prompt_scores: list[list[tuple[int, float]]] | None = None
+
+
+class Load(msgspec.Struct, tag=True, frozen=True):
+    """Answer to `Ping`: requests that SGLang's scheduler works on, and that it keeps waiting."""
+
+    id: int
+    running: int
+    waiting: int
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
@@ -103,7 +127,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 Work = Generate | LoadAdapter | UnloadAdapter | Ping
 Order = Work | Abort
-Reply = Generated | Done | Failed
+Reply = Generated | Load | Done | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 launch_decoder = msgspec.msgpack.Decoder(Launch)

@@ -15,6 +15,8 @@ from tinsmith_sample.engines.base import EngineLost
 _HOST_MODULE = "tinsmith_sample.engines.sglang_host"
 _STOP_TIMEOUT_S = 15.0
 
+_Answer = messages.Generated | messages.Load | messages.Done
+
 
 class EngineProcess:
     """One run of `sglang_host`. Orders are answered in any order; each may be cancelled."""
@@ -29,7 +31,7 @@ class EngineProcess:
         self._reader = reader
         self._writer = writer
         self._ids = itertools.count(1)
-        self._open: dict[int, asyncio.Future[messages.Generated | messages.Done]] = {}
+        self._open: dict[int, asyncio.Future[_Answer]] = {}
         self._alive = True
         self._listening = asyncio.create_task(self._listen())
 
@@ -96,19 +98,17 @@ class EngineProcess:
     @overload
     async def ask(self, order: messages.Generate) -> messages.Generated: ...
     @overload
-    async def ask(
-        self, order: messages.LoadAdapter | messages.UnloadAdapter | messages.Ping
-    ) -> messages.Done: ...
-    async def ask(self, order: messages.Work) -> messages.Generated | messages.Done:
+    async def ask(self, order: messages.Ping) -> messages.Load: ...
+    @overload
+    async def ask(self, order: messages.LoadAdapter | messages.UnloadAdapter) -> messages.Done: ...
+    async def ask(self, order: messages.Work) -> _Answer:
         """Carry out an order and return its answer. Cancelling aborts it.
 
         Raises `EngineFailure` when the engine refuses or fails, `EngineLost` when its process ends first.
         """
         if not self._alive:
             raise EngineLost("the engine's process has ended")
-        answer: asyncio.Future[messages.Generated | messages.Done] = (
-            asyncio.get_running_loop().create_future()
-        )
+        answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._open[order.id] = answer
         self._send(order)
         try:

@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 
 from tinsmith_common.errors import EngineFailure
-from tinsmith_sample.engines import messages
+from tinsmith_sample.engines import messages, prompts
 from tinsmith_sample.engines.adapters import AdapterCache
 from tinsmith_sample.engines.base import (
     Adapter,
     Completion,
     EngineLimits,
     EngineLost,
-    PromptScores,
     SampleResult,
     SampleSpec,
-    TopRow,
 )
 from tinsmith_sample.engines.checks import TARGET_MODULES, check_adapter, check_spec, completion_budget
 from tinsmith_sample.engines.process import EngineProcess
@@ -47,6 +45,7 @@ class EngineConfig:
     max_lora_rank: int = 64
     max_resident_adapters: int = 32
     adapters_per_batch: int = 8
+    max_prompt_scores: int = 2**18
     unload_timeout_s: float = 30.0
     start_timeout_s: float = 600.0
     engine_args: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -61,6 +60,7 @@ class SGLangEngine:
         self._launching: asyncio.Task[EngineProcess] | None = None
         self._adapters = AdapterCache(config.max_resident_adapters, self._load_adapter, self._unload_adapter)
         self._limits: EngineLimits | None = None
+        self._load: messages.Load | None = None
         self._sampled_tokens = 0
         self._stopped = False
 
@@ -87,7 +87,7 @@ class SGLangEngine:
             return False
         try:
             async with asyncio.timeout(_PING_TIMEOUT_S):
-                await process.ask(messages.Ping(id=process.new_id()))
+                self._load = await process.ask(messages.Ping(id=process.new_id()))
         except (TimeoutError, EngineFailure):
             return False
         return True
@@ -105,8 +105,11 @@ class SGLangEngine:
         return None if self._process is None else self._process.pid
 
     def stats(self) -> Mapping[str, float]:
-        """Requests in the engine, tokens sampled since the start, adapters resident and stuck."""
+        """Requests given to SGLang; what its scheduler had of them at the last `healthy`; tokens sampled since the
+        start; adapters resident and stuck."""
         return {
+            "running_requests": 0 if self._load is None else self._load.running,
+            "waiting_requests": 0 if self._load is None else self._load.waiting,
             "requests": 0 if self._process is None else self._process.open_orders,
             "sampled_tokens": self._sampled_tokens,
             "adapters": len(self._adapters),
@@ -118,22 +121,26 @@ class SGLangEngine:
         process = await self._running()
         check_spec(spec, self.limits)
         if adapter is None:
-            return await self._sample(process, spec, None)
+            return await self._sample(process, self._orders(process, spec, None, None), spec)
         async with self._adapters.use(adapter) as name:
-            return await self._sample(process, spec, name)
+            orders = self._orders(process, spec, name, adapter.cache_namespace)
+            return await self._sample(process, orders, spec)
 
-    async def _sample(self, process: EngineProcess, spec: SampleSpec, adapter: str | None) -> SampleResult:
-        orders = self._orders(process, spec, adapter)
+    async def _sample(
+        self, process: EngineProcess, orders: Sequence[messages.Generate], spec: SampleSpec
+    ) -> SampleResult:
         answers = await _all_or_none([process.ask(order) for order in orders])
         self._sampled_tokens += sum(len(answer.tokens) for answer in answers)
         return SampleResult(
             completions=tuple(_completion(answer, spec) for answer in answers),
-            prompt=_prompt_scores(answers[0], spec) if _scores_prompt(spec) else None,
+            prompt=prompts.prompt_scores(answers[0], spec),
             cached_tokens=answers[0].cached_tokens,
+            targets=prompts.target_scores(answers[0], spec),
+            alternatives=prompts.alternatives(answers[0], spec),
         )
 
     def _orders(
-        self, process: EngineProcess, spec: SampleSpec, adapter: str | None
+        self, process: EngineProcess, spec: SampleSpec, adapter: str | None, cache_namespace: str | None
     ) -> list[messages.Generate]:
         """One order per sample (SGLang's n > 1 keeps an adapter loaded for ever); the first scores the prompt."""
         budget = completion_budget(spec, self.limits)
@@ -144,8 +151,10 @@ class SGLangEngine:
                 sampling=_sampling_params(spec, budget, seed),
                 stop_strings=list(spec.stops.strings),
                 adapter=adapter,
-                prompt_logprobs_from=_prompt_start(spec) if index == 0 and _scores_prompt(spec) else -1,
+                prompt_logprobs_from=prompts.prompt_start(spec) if index == 0 else -1,
                 top_logprobs=max(spec.topk_sample_logprobs, spec.topk_prompt_logprobs if index == 0 else 0),
+                scoring=prompts.scoring(spec) if index == 0 else None,
+                cache_namespace=cache_namespace,
             )
             for index, seed in enumerate(sample_seeds(spec.seed, spec.num_samples))
         ]
@@ -166,10 +175,15 @@ class SGLangEngine:
             _log.error("the engine process ended; starting another")
             await self._process.stop()
         self._adapters.forget()
+        self._load = None
         process, ready = await EngineProcess.launch(
             self._launch_order(), threads=self.config.threads, timeout_s=self.config.start_timeout_s
         )
-        self._limits = EngineLimits(vocab_size=ready.vocab_size, context_length=ready.context_length)
+        self._limits = EngineLimits(
+            vocab_size=ready.vocab_size,
+            context_length=ready.context_length,
+            prompt_scores=self.config.max_prompt_scores,
+        )
         self._process = process
         return process
 
@@ -232,17 +246,6 @@ def _sampling_params(spec: SampleSpec, budget: int, seed: int) -> dict[str, Any]
     }
 
 
-def _scores_prompt(spec: SampleSpec) -> bool:
-    return spec.prompt_logprobs or spec.topk_prompt_logprobs > 0
-
-
-def _prompt_start(spec: SampleSpec) -> int:
-    """First prompt position SGLang must look at; it scores from the one after."""
-    if spec.prompt_logprobs_last_n is None:
-        return 0
-    return max(0, len(spec.prompt) - spec.prompt_logprobs_last_n - 1)
-
-
 def _completion(answer: messages.Generated, spec: SampleSpec) -> Completion:
     k = spec.topk_sample_logprobs
     return Completion(
@@ -251,18 +254,3 @@ def _completion(answer: messages.Generated, spec: SampleSpec) -> Completion:
         stop_reason="stop" if answer.stopped else "length",
         top=tuple(tuple(row[:k]) for row in answer.top or ()) if k else (),
     )
-
-
-def _prompt_scores(answer: messages.Generated, spec: SampleSpec) -> PromptScores:
-    """Place what the engine scored, the end of the prompt, into the whole prompt."""
-    length = len(spec.prompt)
-    wanted = min(length - 1, length if spec.prompt_logprobs_last_n is None else spec.prompt_logprobs_last_n)
-    logprobs = np.full(length, np.nan, dtype=np.float32)
-    rows: list[TopRow | None] = [None] * length
-    if wanted:
-        scored = (answer.prompt_logprobs or [])[-wanted:]
-        logprobs[-wanted:] = [np.nan if value is None else value for value in scored]
-        if k := spec.topk_prompt_logprobs:
-            tops = (answer.prompt_top or [])[-wanted:]
-            rows[-wanted:] = [None if row is None else tuple(row[:k]) for row in tops]
-    return PromptScores(logprobs=logprobs, top=tuple(rows) if spec.topk_prompt_logprobs else ())

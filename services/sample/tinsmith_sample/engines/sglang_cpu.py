@@ -17,16 +17,17 @@ changes a number SGLang computes for a request:
 `install` must run before SGLang is imported.
 """
 
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
+
+from tinsmith_sample.engines.after_import import AfterImport
 
 _MASK = 0xFFFFFFFF
 _INSTALLED = "_tinsmith_sglang_cpu"
@@ -45,7 +46,7 @@ def install() -> None:
     if importlib.util.find_spec("sgl_kernel") is None:
         sys.modules["sgl_kernel"] = _KernelStandIn("sgl_kernel")
         _define_murmur_hash()
-    sys.meta_path.insert(0, _AfterImport(_ADJUSTMENTS))
+    sys.meta_path.insert(0, AfterImport(_ADJUSTMENTS))
 
 
 class _KernelStandIn(ModuleType):
@@ -85,36 +86,6 @@ class _UnpinnedTorch(ModuleType):
             return value(*args, **kwargs)
 
         return unpinned
-
-
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Runs one adjustment right after each named module has been executed."""
-
-    def __init__(self, adjustments: dict[str, Callable[[Any], None]]) -> None:
-        self._adjustments = adjustments
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        adjust = self._adjustments.get(fullname)
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path) if adjust else None
-        if spec is None or spec.loader is None or adjust is None:
-            return None
-        spec.loader = _AdjustingLoader(spec.loader, adjust)
-        return spec
-
-
-class _AdjustingLoader(importlib.abc.Loader):
-    def __init__(self, loader: importlib.abc.Loader, adjust: Callable[[Any], None]) -> None:
-        self._loader = loader
-        self._adjust = adjust
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        self._adjust(module)
 
 
 def _unpin(module: Any) -> None:

@@ -15,10 +15,11 @@ from tinsmith_sample.engines.lifetime import die_with
 if __name__ == "__main__":
     die_with(int(sys.argv[2]))  # before the imports below, which take seconds
 
-from tinsmith_sample.engines import sglang_cpu
+from tinsmith_sample.engines import sglang_cpu, sglang_scores
 
 # Also executed in every worker that SGLang spawns, before it imports SGLang.
 sglang_cpu.install()
+sglang_scores.install()
 
 import asyncio  # noqa: E402
 import os  # noqa: E402
@@ -128,8 +129,17 @@ class Host:
             case messages.UnloadAdapter():
                 await self._unload(order)
             case messages.Ping():
-                await self._manager.get_internal_state()
+                return await self._load_figures(order)
         return messages.Done(id=order.id)
+
+    async def _load_figures(self, order: messages.Ping) -> messages.Load:
+        await self._manager.get_internal_state()
+        loads = await self._manager.get_loads()
+        return messages.Load(
+            id=order.id,
+            running=sum(load.num_running_reqs for load in loads),
+            waiting=sum(load.num_waiting_reqs for load in loads),
+        )
 
     async def _load(self, order: messages.LoadAdapter) -> None:
         from sglang.srt.managers.io_struct import LoadLoRAAdapterReqInput
@@ -151,13 +161,17 @@ class Host:
             raise RuntimeError(result.error_message)
 
     async def _generate(self, order: messages.Generate) -> messages.Generated:
+        scoring = order.scoring
+        carried = {} if scoring is None else {"custom_params": sglang_scores.custom_params(scoring)}
         answer = await self._engine.async_generate(
             input_ids=order.tokens,
-            sampling_params=order.sampling | self._stop_params(order.stop_strings),
+            sampling_params=order.sampling | self._stop_params(order.stop_strings) | carried,
             return_logprob=True,
             logprob_start_len=order.prompt_logprobs_from,
             top_logprobs_num=order.top_logprobs,
+            token_ids_logprob=None if scoring is None else sglang_scores.SWITCH,
             lora_path=order.adapter,
+            cache_salt=order.cache_namespace,
             rid=str(order.id),
         )
         meta = answer["meta_info"]
@@ -190,6 +204,8 @@ class Host:
                 extras["prompt_top"] = [
                     _pairs(row) if row is not None else None for row in meta["input_top_logprobs"]
                 ]
+        if order.scoring is not None:
+            extras["prompt_scores"] = [_pairs(row or []) for row in meta["input_token_ids_logprobs"]]
         return extras
 
     def _decode(self, tokens: list[int]) -> str:

@@ -133,7 +133,7 @@ class SamplingService:
             await self._futures.fail(request_id, message, "server", queue=_queue(request_id))
             self._metrics.finished.labels(model, "server").inc()
         else:
-            payload = to_wire(result, spec)
+            payload = to_wire(result, spec, request.target_prompt_logprobs)
             await self._futures.resolve(request_id, payload, PROTOBUF, queue=_queue(request_id), work=work)
             self._metrics.finished.labels(model, "done").inc()
             self._metrics.tokens.labels(model).inc(sum(len(item.tokens) for item in result.completions))
@@ -143,18 +143,23 @@ class SamplingService:
         engine = self._engines.get(session.base_model)
         if engine is None:
             raise InvalidInput(f"base model {session.base_model!r} is not served here any more")
-        adapter = await self._adapters.locate(session)
         await self._open.wait()
         started_at = datetime.now(UTC)
-        for attempt in range(1, _ENGINE_ATTEMPTS + 1):
+        lost = 0
+        while True:
+            adapter = await self._adapters.locate(session)
             try:
                 result = await engine.sample(spec, adapter)
                 return result, Work(started_at, datetime.now(UTC), usage_of(session, spec, result))
             except EngineLost:
                 # The engine comes up again by itself. A request that keeps killing it must not do so for ever.
-                if attempt == _ENGINE_ATTEMPTS:
+                lost += 1
+                if lost == _ENGINE_ATTEMPTS:
                     raise
-        raise AssertionError("unreachable")
+            except TinsmithError:
+                # Inflight weights can go while they are being loaded; then newer ones are there.
+                if await self._adapters.locate(session) == adapter:
+                    raise
 
 
 def usage_of(session: SamplingSessionRecord, spec: SampleSpec, result: SampleResult) -> Usage:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tinsmith_common.auth import Authenticator
-from tinsmith_common.catalog import Catalog, CheckpointRecord, Page, RunRecord
+from tinsmith_common.catalog import Catalog, CheckpointRecord, InflightRecord, Page, RunRecord
 from tinsmith_common.checkpoints import CheckpointKind, CheckpointStore, TinkerPath
 from tinsmith_common.errors import Conflict, InvalidInput, NameConflict, NotFound, Unauthorized
 from tinsmith_train.services.audit import AuditLog
@@ -33,6 +33,20 @@ class CheckpointService:
         except BaseException:
             self._store.abandon(staging)
             raise
+
+    async def publish_inflight(
+        self, run: RunRecord, version: int, fill: Callable[[Path], Awaitable[None]]
+    ) -> None:
+        """Make what `fill` writes the weights that the run's inflight sampling sessions serve. Versions only rise.
+
+        The weights before stay until the next time, for samples that are about to load them.
+        """
+        key = f"{run.id}/inflight/{version}"
+        await self.write(key, fill)
+        before = await self._catalog.inflight.get(run.id)
+        await self._catalog.inflight.put(InflightRecord(run.id, key, datetime.now(UTC)))
+        kept = () if before is None else (before.weights_key,)
+        await asyncio.to_thread(self._store.delete_beside, key, *kept)
 
     async def save(
         self,
@@ -160,6 +174,10 @@ class CheckpointService:
             if sampler.weights_key is not None and sampler.model_path is None:
                 await self._catalog.sampling_sessions.delete(sampler.id)
                 await asyncio.to_thread(self._store.delete, sampler.weights_key)
+            elif sampler.inflight_run is not None:
+                await self._catalog.sampling_sessions.delete(sampler.id)
+                await self._catalog.inflight.delete(sampler.inflight_run)
+                await asyncio.to_thread(self._store.delete, f"{sampler.inflight_run}/inflight")
 
     async def delete_expired(self) -> int:
         """Remove what is past its time. Returns how many."""

@@ -1,10 +1,10 @@
 """Saving and loading a loaded model's weights, in the order of its lane."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -34,10 +34,11 @@ from tinsmith_train.services.registry import ModelRegistry
 from tinsmith_train.services.submission import Submissions
 
 _Body = TypeVar("_Body", bound=BaseModel)
+_Fill: TypeAlias = Callable[[Path], Awaitable[None]]
 
 
 class WeightsService:
-    """Named checkpoints, sampler weights, snapshots for a sampling session, loads into a model."""
+    """Named checkpoints, sampler weights, snapshots and inflight weights for sampling sessions, loads into a model."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class WeightsService:
             request = _validated(SaveWeightsForSamplerRequest, body)
             run = self._run(owner, address)
             if request.kind == "inflight":
-                raise InvalidInput("sampler weights of kind 'inflight' are not supported yet; use 'snapshot'")
+                return self._inflight(run, address.seq_id, request)
             if request.path is not None:
                 return self._named_sampler_weights(run, check_name(request.path), request)
             if request.sampling_session_seq_id is None:
@@ -171,25 +172,43 @@ class WeightsService:
         return Task(execute)
 
     def _snapshot(self, run: RunRecord, sampling_session_seq_id: int) -> Task:
-        sampler_id = f"{run.session_id}:sample:{sampling_session_seq_id}"
         key = f"{run.id}/snapshots/{sampling_session_seq_id}"
+
+        async def save(fill: _Fill) -> None:
+            await self._checkpoints.write(key, fill)
+
+        return self._sampling_session(_sampler(run, sampling_session_seq_id, weights_key=key), run, save)
+
+    def _inflight(self, run: RunRecord, version: int, request: SaveWeightsForSamplerRequest) -> Task:
+        if request.path is not None or request.sampling_session_seq_id is None:
+            raise InvalidInput(
+                "inflight weights have no name: send a sampling_session_seq_id and no path, or use kind 'snapshot'"
+            )
+        if request.ttl_seconds is not None:
+            raise InvalidInput(
+                "inflight weights live as long as their session: leave ttl_seconds out, or use kind 'snapshot'"
+            )
+
+        async def save(fill: _Fill) -> None:
+            await self._checkpoints.publish_inflight(run, version, fill)
+
+        sampler = _sampler(run, request.sampling_session_seq_id, inflight_run=run.id)
+        return self._sampling_session(sampler, run, save)
+
+    def _sampling_session(
+        self, sampler: SamplingSessionRecord, run: RunRecord, save: Callable[[_Fill], Awaitable[None]]
+    ) -> Task:
+        """Save the model's adapter, then open the session that serves it."""
 
         async def execute(backend: TrainBackend) -> bytes:
             async def fill(folder: Path) -> None:
                 await backend.export_adapter(run.id, folder)
 
-            await self._checkpoints.write(key, fill)
-            record = SamplingSessionRecord(
-                id=sampler_id,
-                session_id=run.session_id,
-                owner=run.owner,
-                base_model=run.base_model,
-                created_at=datetime.now(UTC),
-                weights_key=key,
-            )
-            if not await self._catalog.sampling_sessions.create(record):
-                raise InvalidInput(f"sampling session {sampler_id} exists")
-            result = SaveWeightsForSamplerResult(sampling_session_id=sampler_id)
+            if await self._catalog.sampling_sessions.get(sampler.id) is not None:
+                raise InvalidInput(f"sampling session {sampler.id} exists")
+            await save(fill)
+            await self._catalog.sampling_sessions.create(sampler)
+            result = SaveWeightsForSamplerResult(sampling_session_id=sampler.id)
             return result.model_dump_json(exclude_none=True).encode()
 
         return Task(execute)
@@ -204,6 +223,24 @@ class WeightsService:
         self, owner: str, address: OperationAddress, kind: PromiseKind, build: Callable[[], Task]
     ) -> str:
         return await self._submissions.submit(owner, address.model_id, address.seq_id, kind, build)
+
+
+def _sampler(
+    run: RunRecord,
+    sampling_session_seq_id: int,
+    *,
+    weights_key: str | None = None,
+    inflight_run: str | None = None,
+) -> SamplingSessionRecord:
+    return SamplingSessionRecord(
+        id=f"{run.session_id}:sample:{sampling_session_seq_id}",
+        session_id=run.session_id,
+        owner=run.owner,
+        base_model=run.base_model,
+        created_at=datetime.now(UTC),
+        weights_key=weights_key,
+        inflight_run=inflight_run,
+    )
 
 
 def _validated(model: type[_Body], body: bytes) -> _Body:
