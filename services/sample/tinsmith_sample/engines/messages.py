@@ -33,7 +33,10 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
 
 
 class Generate(msgspec.Struct, tag=True, frozen=True):
-    """One completion of one prompt. `prompt_logprobs_from` < 0 means: none wanted."""
+    """One completion of one prompt. `prompt_logprobs_from` < 0 means: none wanted.
+
+    With `stream` the answer is any number of `Grown`, and `stop_strings` end it only if the engine notices them.
+    """
 
     id: int
     tokens: list[int]
@@ -42,6 +45,7 @@ class Generate(msgspec.Struct, tag=True, frozen=True):
     adapter: str | None
     prompt_logprobs_from: int
     top_logprobs: int
+    stream: bool = False
 
 
 class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
@@ -88,6 +92,14 @@ class Generated(msgspec.Struct, tag=True, frozen=True):
     prompt_top: list[list[tuple[int, float]] | None] | None = None
 
 
+class Grown(msgspec.Struct, tag=True, frozen=True):
+    """Part of the answer to a streaming `Generate`: the tokens since the part before; the `last` says why it ended."""
+
+    id: int
+    part: Generated
+    last: bool
+
+
 class Done(msgspec.Struct, tag=True, frozen=True):
     """The order was carried out and has no result."""
 
@@ -103,7 +115,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 Work = Generate | LoadAdapter | UnloadAdapter | Ping
 Order = Work | Abort
-Reply = Generated | Done | Failed
+Reply = Generated | Grown | Done | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 launch_decoder = msgspec.msgpack.Decoder(Launch)

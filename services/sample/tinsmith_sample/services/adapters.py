@@ -15,9 +15,11 @@ class AdapterLocator:
 
     async def locate(self, session: SamplingSessionRecord) -> Adapter | None:
         """The session's adapter, None for a session on the base model. Raises `NotFound` when it was deleted."""
-        if session.weights_key is None:
-            return None
-        return await asyncio.to_thread(self._find, session.weights_key)
+        return None if session.weights_key is None else await self.find(session.weights_key)
+
+    async def find(self, key: str) -> Adapter:
+        """The adapter that the checkpoint store keeps under `key`. Raises `NotFound`."""
+        return await asyncio.to_thread(self._find, key)
 
     def _find(self, key: str) -> Adapter:
         folder = self._checkpoints.folder(key)

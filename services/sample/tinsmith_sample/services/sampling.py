@@ -13,7 +13,7 @@ from tinsmith_common.http.errors import describe_validation
 from tinsmith_common.observability import get_logger
 from tinsmith_common.wire.futures import Promise
 from tinsmith_common.wire.sampling import SampleRequest
-from tinsmith_sample.engines.base import EngineLost, SampleResult, SampleSpec, SamplingEngine
+from tinsmith_sample.engines.base import Adapter, EngineLost, SampleResult, SampleSpec, SamplingEngine
 from tinsmith_sample.engines.checks import MAX_SAMPLES
 from tinsmith_sample.metrics import SampleMetrics
 from tinsmith_sample.services.adapters import AdapterLocator
@@ -137,14 +137,18 @@ class SamplingService:
             raise InvalidInput(f"base model {session.base_model!r} is not served here any more")
         adapter = await self._adapters.locate(session)
         await self._open.wait()
-        for attempt in range(1, _ENGINE_ATTEMPTS + 1):
-            try:
-                return await engine.sample(spec, adapter)
-            except EngineLost:
-                # The engine comes up again by itself. A request that keeps killing it must not do so for ever.
-                if attempt == _ENGINE_ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
+        return await sample_on(engine, spec, adapter)
+
+
+async def sample_on(engine: SamplingEngine, spec: SampleSpec, adapter: Adapter | None) -> SampleResult:
+    """Sample, again if the engine is lost meanwhile: it comes up again by itself."""
+    for _ in range(_ENGINE_ATTEMPTS - 1):
+        try:
+            return await engine.sample(spec, adapter)
+        except EngineLost:
+            pass
+    # A request that keeps killing the engine must not do so for ever.
+    return await engine.sample(spec, adapter)
 
 
 def _queue(request_id: str) -> str | None:
