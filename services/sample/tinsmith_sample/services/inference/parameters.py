@@ -38,7 +38,6 @@ OPENAI_MESSAGE_OPTIONS: Mapping[str, Any] = {"audio": None, "function_call": Non
 ANTHROPIC_OPTIONS: Mapping[str, Any] = {
     "container": None,
     "mcp_servers": None,
-    "output_config": None,
     "output_format": None,
     "thinking": {"type": "disabled"},
     "tool_choice": {"type": "none"},
