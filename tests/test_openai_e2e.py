@@ -268,6 +268,13 @@ def test_what_cannot_be_done_is_a_400_that_names_it(
     assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
 
 
+@pytest.mark.parametrize("prompt", [[10**6], [[5], [-1]], [], "", ["", "x"], [5, "x"]])
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_prompt_that_is_none_is_a_400(client: openai.OpenAI, prompt: Any, echo: bool) -> None:
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model=MODEL, prompt=prompt, echo=echo, max_tokens=1)
+
+
 def test_harmless_options_are_accepted(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model=MODEL,

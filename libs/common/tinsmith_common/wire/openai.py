@@ -4,7 +4,7 @@ Absent and null mean the same. What is not named here is kept in `model_extra`, 
 the answer can be refused by name.
 """
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
@@ -12,6 +12,8 @@ from tinsmith_common.wire.base import WireModel
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
+
+TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class StreamOptions(WireModel):
@@ -40,7 +42,7 @@ class GenerationRequest(WireModel):
 class CompletionRequest(GenerationRequest):
     """`/completions`: prompts as texts or as tokens."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
 

@@ -24,7 +24,7 @@ class Anthropic:
 
     async def message(self, owner: str, body: MessagesRequest) -> "MessageAnswer":
         """`/messages`."""
-        refuse_unsupported(body.model_extra, ANTHROPIC_OPTIONS)
+        _check_options(body)
         target = await self._models.resolve(owner, body.model)
         vocabulary = await self._vocabularies.get(target.base_model)
         spec = SampleSpec(
@@ -39,7 +39,7 @@ class Anthropic:
 
     async def count_tokens(self, owner: str, body: CountTokensRequest) -> int:
         """`/messages/count_tokens`."""
-        refuse_unsupported(body.model_extra, ANTHROPIC_OPTIONS)
+        _check_options(body)
         target = await self._models.resolve(owner, body.model)
         return len(await _render(body, await self._vocabularies.get(target.base_model)))
 
@@ -86,6 +86,13 @@ class MessageAnswer:
             "stop_sequence": None,
             "usage": _usage(usage),
         }
+
+
+def _check_options(body: CountTokensRequest) -> None:
+    extra = body.model_extra or {}
+    refuse_unsupported(extra, ANTHROPIC_OPTIONS)
+    if isinstance(output := extra.get("output_config"), dict):
+        refuse_unsupported(output, {"format": None}, "output_config.")  # its effort may be ignored
 
 
 async def _render(body: CountTokensRequest, vocabulary: Vocabulary) -> tuple[int, ...]:

@@ -42,7 +42,7 @@ class OpenAI:
         _check_combination(body, max_tokens)
         target = await self._models.resolve(owner, body.model)
         vocabulary = await self._vocabularies.get(target.base_model)
-        prompts = await _prompts(body.prompt, vocabulary)
+        prompts = [(item, await _tokens(item, vocabulary)) for item in _items(body.prompt)]
         scored = bool(body.echo) and body.logprobs is not None
         spec = replace(
             _spec(body, max(1, max_tokens), body.logprobs),
@@ -50,7 +50,7 @@ class OpenAI:
             topk_prompt_logprobs=body.logprobs or 0 if scored else 0,
         )
         specs = tuple(replace(spec, prompt=tokens) for _, tokens in prompts)
-        echo = Echo(tuple(text for text, _ in prompts), alone=max_tokens == 0) if body.echo else None
+        echo = _echo(prompts, vocabulary, alone=max_tokens == 0) if body.echo else None
         work = Work(owner, "openai", target, vocabulary, specs)
         return CompletionAnswer(work, body.logprobs, _include_usage(body), echo)
 
@@ -89,24 +89,25 @@ def _spec(body: GenerationRequest, max_tokens: int | None, top_logprobs: int | N
     )
 
 
-async def _prompts(
-    prompt: str | list[str] | list[int] | list[list[int]], vocabulary: Vocabulary
-) -> list[tuple[str, tuple[int, ...]]]:
-    """Text and tokens of each prompt."""
-    if isinstance(prompt, str):
-        items: Sequence[str | Sequence[int]] = [prompt]
-    elif prompt and isinstance(prompt[0], int):
-        items = [[token for token in prompt if isinstance(token, int)]]
-    else:
-        items = [item for item in prompt if not isinstance(item, int)]
-    if not items:
+def _items(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[str | Sequence[int]]:
+    """The prompts: a list of numbers is one, other lists are many."""
+    if not prompt:
         raise WrongParameter("prompt is empty", "prompt")
-    return [
-        (item, await vocabulary.encode(item))
-        if isinstance(item, str)
-        else (vocabulary.decode(item), tuple(item))
-        for item in items
-    ]
+    if isinstance(prompt, str):
+        return [prompt]
+    tokens = [item for item in prompt if isinstance(item, int)]
+    return [tokens] if tokens else [item for item in prompt if not isinstance(item, int)]
+
+
+async def _tokens(item: str | Sequence[int], vocabulary: Vocabulary) -> tuple[int, ...]:
+    return await vocabulary.encode(item) if isinstance(item, str) else tuple(item)
+
+
+def _echo(
+    prompts: Sequence[tuple[str | Sequence[int], tuple[int, ...]]], vocabulary: Vocabulary, *, alone: bool
+) -> Echo:
+    texts = (item if isinstance(item, str) else vocabulary.decode(tokens) for item, tokens in prompts)
+    return Echo(tuple(texts), alone)
 
 
 def _message(message: ChatMessage, where: str) -> Message:
