@@ -35,6 +35,7 @@ ROUTES = [
     ("GET", "/api/v1/samplersX", {}, "train"),
     ("POST", "/api/v1/asampleX", {}, "train"),
     ("POST", "/oai/api/v1/chat/completions", {}, "sample"),
+    ("POST", "/anthropic/api/v1/messages", {}, "sample"),
     ("POST", "/api/v1/client/config", {}, "train"),
     ("POST", "/api/v1/forward_backward", {}, "train"),
     ("DELETE", "/api/v1/training_runs/a:train:0/checkpoints/weights/one", {}, "train"),
@@ -49,7 +50,9 @@ def test_a_request_reaches_its_service_with_its_path_unchanged(
     assert (seen["service"], seen["path"], seen["query"]) == (service, path, "limit=5")
 
 
-@pytest.mark.parametrize("path", ["/", "/api", "/api/v2/asample", "/oaiX", "/metrics", "/readyz"])
+@pytest.mark.parametrize(
+    "path", ["/", "/api", "/api/v2/asample", "/oaiX", "/anthropicX", "/metrics", "/readyz"]
+)
 def test_a_path_outside_the_api_is_404(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == httpx.codes.NOT_FOUND
 

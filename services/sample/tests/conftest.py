@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from tinsmith_common.auth import DEFAULT_OWNER
 from tinsmith_common.catalog import SessionRecord
+from tinsmith_common.settings import TINY_MODEL, locate_model
 from tinsmith_sample.api import create_app
 from tinsmith_sample.config import SamplingConfig
-from tinsmith_sample.engines.base import Adapter, Completion, SampleResult, SampleSpec, SamplingEngine
+from tinsmith_sample.engines.base import Adapter, Completion, Piece, SampleResult, SampleSpec, SamplingEngine
 from tinsmith_sample.engines.sglang import EngineConfig, SGLangEngine
 
 CONTEXT = 256
@@ -191,6 +192,25 @@ class FakeEngine:
         one = Completion((7, 8), np.asarray([-0.5, -1.0], np.float32), "length")
         return SampleResult(completions=(one,) * spec.num_samples, cached_tokens=self.cached_tokens)
 
+    @asynccontextmanager
+    async def stream(
+        self, specs: Sequence[SampleSpec], adapter: Adapter | None = None
+    ) -> AsyncGenerator[AsyncIterator[Piece]]:
+        self.asked.extend(specs)
+        self.running += 1
+        try:
+            yield self._pieces()
+        finally:
+            self.running -= 1
+
+    async def _pieces(self) -> AsyncIterator[Piece]:
+        """Of one sample. The gate is before the second token."""
+        yield Piece(0, 0, Completion((7,), np.asarray([-0.5], np.float32), "length"), last=False)
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        yield Piece(0, 0, Completion((8,), np.asarray([-1.0], np.float32), "length"), last=True)
+
 
 MODEL = "tinsmith/tiny"
 
@@ -250,7 +270,7 @@ class Service:
 @asynccontextmanager
 async def _serve(folder: Path, engine: SamplingEngine) -> AsyncGenerator[Service]:
     config = SamplingConfig(
-        supported_models=[MODEL],  # type: ignore[arg-type]
+        supported_models=[{"name": MODEL, "path": locate_model(TINY_MODEL)}],  # type: ignore[list-item]
         metadata_dir=folder,
         tinker_api_key="key",  # type: ignore[arg-type]
         long_poll_s=2,

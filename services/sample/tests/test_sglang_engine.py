@@ -319,10 +319,13 @@ async def test_an_engine_that_is_killed_is_replaced(
     await mortal_engine.sample(replace(spec, max_tokens=1), adapters[0])
     workers = psutil.Process(mortal_engine.pid).children()
     task = asyncio.create_task(mortal_engine.sample(spec, adapters[0]))
-    await asyncio.sleep(0.1)
-    psutil.Process(mortal_engine.pid).kill()
-    with pytest.raises(EngineLost):
-        await task
+    async with mortal_engine.stream([spec], adapters[0]) as pieces:
+        await anext(pieces)
+        psutil.Process(mortal_engine.pid).kill()
+        with pytest.raises(EngineLost):
+            await task
+        with pytest.raises(EngineLost):
+            _ = [piece async for piece in pieces]
     assert not psutil.wait_procs(workers, timeout=10)[1]
     assert (await mortal_engine.sample(spec, adapters[0])).completions
 

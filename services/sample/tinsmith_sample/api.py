@@ -18,10 +18,14 @@ from tinsmith_common.observability import configure_logging
 from tinsmith_common.stores import Stores
 from tinsmith_sample.config import SamplingConfig
 from tinsmith_sample.engines.base import SamplingEngine
-from tinsmith_sample.metrics import SampleMetrics
-from tinsmith_sample.routers import api_router
+from tinsmith_sample.metrics import InferenceMetrics, SampleMetrics
+from tinsmith_sample.routers import api_router, inference_router
 from tinsmith_sample.runtime import Runtime, build_engines
 from tinsmith_sample.services.adapters import AdapterLocator
+from tinsmith_sample.services.inference.container import InferenceServices
+from tinsmith_sample.services.inference.generation import Inference
+from tinsmith_sample.services.inference.models import Models
+from tinsmith_sample.services.inference.vocabulary import Vocabularies
 from tinsmith_sample.services.sampling import SamplingService
 from tinsmith_sample.services.sessions import SamplingSessions
 
@@ -40,10 +44,11 @@ def create_app(
     engines = build_engines(config) if engines is None else engines
     metrics = SampleMetrics(registry, lambda: {name: engine.stats() for name, engine in engines.items()})
     sessions = SamplingSessions(stores.catalog, frozenset(engines))
+    adapters = AdapterLocator(stores.catalog, stores.checkpoints)
     sampling = SamplingService(
         stores.futures,
         sessions,
-        AdapterLocator(stores.catalog, stores.checkpoints),
+        adapters,
         engines,
         metrics,
         config.max_queued_samples,
@@ -51,8 +56,14 @@ def create_app(
     app = FastAPI(title="Tinsmith sample service", lifespan=_lifespan, redirect_slashes=False)
     install_http(app, config, stores, registry)
     app.include_router(api_router(), prefix=API_PREFIX)
+    app.include_router(inference_router())
     app.state.sessions = sessions
     app.state.sampling = sampling
+    app.state.inference = InferenceServices.build(
+        Models(stores.catalog, sessions, adapters, tuple(engines)),
+        Vocabularies({model.name: config.locate(model) for model in config.supported_models}),
+        Inference(engines, InferenceMetrics(registry), config.max_queued_samples),
+    )
     app.state.runtime = Runtime(config, engines, sampling)
     return app
 

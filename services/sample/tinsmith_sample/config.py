@@ -22,7 +22,9 @@ class SamplingConfig(CommonSettings):
     sampling_engine_args: dict[str, Any] = Field(default_factory=dict[str, Any])
     max_resident_adapters: int = Field(default=32, ge=1, description="adapters in host memory at a time")
     adapters_per_batch: int = Field(default=8, ge=1, description="different adapters in one forward pass")
-    max_queued_samples: int = Field(default=20_000, ge=1, description="asample requests; more get a 429")
+    max_queued_samples: int = Field(
+        default=20_000, ge=1, description="asample requests, and as many of inference; more get a 429"
+    )
     max_prompt_scores: int = Field(
         default=2**18,
         ge=1,

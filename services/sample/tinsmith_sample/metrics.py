@@ -36,6 +36,29 @@ class SampleMetrics:
         registry.register(_EngineCollector(engine_stats))
 
 
+class InferenceMetrics:
+    """The same for requests of the OpenAI and Anthropic protocols, by base model."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.open = Gauge("tinsmith_inference_open", "Inference requests not finished", registry=registry)
+        self.finished = Counter(
+            "tinsmith_inference_requests",
+            "Inference requests finished",
+            ["model", "protocol", "outcome"],
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "tinsmith_inference_tokens", "Tokens sampled for them", ["model"], registry=registry
+        )
+        self.seconds = Histogram(
+            "tinsmith_inference_seconds",
+            "Seconds from request to last token",
+            ["model"],
+            registry=registry,
+            buckets=_LATENCY_BUCKETS_S,
+        )
+
+
 class _EngineCollector(Collector):
     """Reads the engines when Prometheus asks."""
 

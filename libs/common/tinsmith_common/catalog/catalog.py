@@ -33,6 +33,7 @@ from tinsmith_common.catalog.tables import (
     SessionRow,
 )
 from tinsmith_common.catalog.usage import UsageLedger
+from tinsmith_common.checkpoints.paths import CheckpointKind
 from tinsmith_common.database import Database
 
 # Columns, as SQLAlchemy types them.
@@ -155,6 +156,15 @@ class Checkpoints(Repository[CheckpointRecord]):
     async def of_owner(self, owner: str, offset: int, limit: int) -> Page[CheckpointRecord]:
         """The owner's live checkpoints, newest first."""
         return await self.page(offset, limit, self._column("owner") == owner, self._live())
+
+    async def sampler_weights_of(self, owner: str) -> tuple[CheckpointRecord, ...]:
+        """The owner's live sampler weights, newest first."""
+        found = await self.select(
+            self._column("owner") == owner,
+            self._column("kind") == CheckpointKind.SAMPLER.value,
+            self._live(),
+        )
+        return found[::-1]
 
     async def of_run(self, run_id: str) -> tuple[CheckpointRecord, ...]:
         """The run's live checkpoints, oldest first."""

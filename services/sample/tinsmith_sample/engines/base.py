@@ -1,6 +1,7 @@
 """What a sampling engine is: the types at its border and the protocol it satisfies."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -115,6 +116,22 @@ class SampleResult:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """What the sample `index` of the request `request` has grown by.
+
+    `grown` holds new tokens alone; its `stop_reason` counts in the `last` piece only. Stop strings are the reader's
+    business: the tokens may run on past one for as long as the reader does not leave. `cached_tokens` is as in
+    `SampleResult`, for this sample.
+    """
+
+    request: int
+    index: int
+    grown: Completion
+    last: bool
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Adapter:
     """Weights on top of the base model. A `key` names one content for ever; `folder` is in PEFT layout.
 
@@ -161,5 +178,15 @@ class SamplingEngine(Protocol):
         """Sample. Cancelling the call takes its work out of the engine.
 
         Raises `InvalidInput` for what can never work, `EngineLost` and `EngineFailure` otherwise.
+        """
+        ...
+
+    def stream(
+        self, specs: Sequence[SampleSpec], adapter: Adapter | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
+        """Sample token by token, the samples of all requests interleaved. Prompts are not scored.
+
+        Entering raises what `sample` raises before its work begins, reading what it raises later. Leaving takes
+        what is unfinished out of the engine.
         """
         ...

@@ -44,7 +44,10 @@ class Scoring(msgspec.Struct, frozen=True):
 
 
 class Generate(msgspec.Struct, tag=True, frozen=True):
-    """One completion of one prompt. `prompt_logprobs_from` < 0 means: none wanted; `scoring` needs one."""
+    """One completion of one prompt. `prompt_logprobs_from` < 0 means: none wanted; `scoring` needs one.
+
+    With `stream` the answer is any number of `Grown`, and `stop_strings` end it only if the engine notices them.
+    """
 
     id: int
     tokens: list[int]
@@ -55,6 +58,7 @@ class Generate(msgspec.Struct, tag=True, frozen=True):
     top_logprobs: int
     scoring: Scoring | None = None
     cache_namespace: str | None = None
+    stream: bool = False
 
 
 class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
@@ -112,6 +116,14 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     waiting: int
 
 
+class Grown(msgspec.Struct, tag=True, frozen=True):
+    """Part of the answer to a streaming `Generate`: the tokens since the part before; the `last` says why it ended."""
+
+    id: int
+    part: Generated
+    last: bool
+
+
 class Done(msgspec.Struct, tag=True, frozen=True):
     """The order was carried out and has no result."""
 
@@ -127,7 +139,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 Work = Generate | LoadAdapter | UnloadAdapter | Ping
 Order = Work | Abort
-Reply = Generated | Load | Done | Failed
+Reply = Generated | Grown | Load | Done | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 launch_decoder = msgspec.msgpack.Decoder(Launch)

@@ -6,7 +6,8 @@ import itertools
 import os
 import socket
 import sys
-from typing import overload
+from collections.abc import AsyncGenerator, Sequence
+from typing import TypeAlias, overload
 
 from tinsmith_common.errors import EngineFailure
 from tinsmith_sample.engines import messages
@@ -15,7 +16,8 @@ from tinsmith_sample.engines.base import EngineLost
 _HOST_MODULE = "tinsmith_sample.engines.sglang_host"
 _STOP_TIMEOUT_S = 15.0
 
-_Answer = messages.Generated | messages.Load | messages.Done
+_Answer: TypeAlias = messages.Generated | messages.Load | messages.Done
+_Parts: TypeAlias = asyncio.Queue[messages.Grown | EngineFailure]
 
 
 class EngineProcess:
@@ -32,6 +34,7 @@ class EngineProcess:
         self._writer = writer
         self._ids = itertools.count(1)
         self._open: dict[int, asyncio.Future[_Answer]] = {}
+        self._streams: dict[int, _Parts] = {}
         self._alive = True
         self._listening = asyncio.create_task(self._listen())
 
@@ -89,7 +92,7 @@ class EngineProcess:
     @property
     def open_orders(self) -> int:
         """Orders without an answer yet."""
-        return len(self._open)
+        return len(self._open) + len(self._streams)
 
     def new_id(self) -> int:
         """An id for the next order."""
@@ -120,6 +123,33 @@ class EngineProcess:
         finally:
             self._open.pop(order.id, None)
 
+    async def stream(self, orders: Sequence[messages.Generate]) -> AsyncGenerator[messages.Grown]:
+        """Carry out streaming orders and yield the parts of all their answers as they come.
+
+        Closing it aborts what is unfinished. Raises what `ask` raises.
+        """
+        if not self._alive:
+            raise EngineLost("the engine's process has ended")
+        parts: _Parts = asyncio.Queue()
+        unfinished = {order.id for order in orders}
+        for order in orders:
+            self._streams[order.id] = parts
+            self._send(order)
+        try:
+            while unfinished:
+                part = await parts.get()
+                if isinstance(part, EngineFailure):
+                    raise part
+                if part.last:
+                    unfinished.remove(part.id)
+                    del self._streams[part.id]
+                yield part
+        finally:
+            for order_id in unfinished:
+                del self._streams[order_id]
+                if self._alive:
+                    self._send(messages.Abort(id=order_id))
+
     async def stop(self) -> None:
         """Hang up, upon which the process ends its workers and itself; kill it if it does not."""
         self._alive = False
@@ -135,23 +165,35 @@ class EngineProcess:
         try:
             while True:
                 reply = messages.reply_decoder.decode(await messages.read_frame(self._reader))
-                answer = self._open.get(reply.id)
-                if answer is None or answer.done():
-                    continue
-                if isinstance(reply, messages.Failed):
-                    answer.set_exception(EngineFailure(reply.message))
-                else:
-                    answer.set_result(reply)
+                self._pass_on(reply)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             self._alive = False
             self._fail_open()
 
+    def _pass_on(self, reply: messages.Reply) -> None:
+        """Hand a reply to whoever waits for it, if there is still someone."""
+        parts, answer = self._streams.get(reply.id), self._open.get(reply.id)
+        if isinstance(reply, messages.Failed):
+            self._fail(parts, answer, EngineFailure(reply.message))
+        elif isinstance(reply, messages.Grown):
+            if parts is not None:
+                parts.put_nowait(reply)
+        elif answer is not None and not answer.done():
+            answer.set_result(reply)
+
     def _fail_open(self) -> None:
-        for answer in self._open.values():
-            if not answer.done():
-                answer.set_exception(EngineLost("the engine's process ended while it worked on this"))
+        lost = "the engine's process ended while it worked on this"
+        for order_id in [*self._open, *self._streams]:
+            self._fail(self._streams.get(order_id), self._open.get(order_id), EngineLost(lost))
+
+    @staticmethod
+    def _fail(parts: _Parts | None, answer: _Answer | None, failure: EngineFailure) -> None:
+        if parts is not None:
+            parts.put_nowait(failure)
+        if answer is not None and not answer.done():
+            answer.set_exception(failure)
 
 
 def _environment(device: str, threads: int | None) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tinsmith_common.errors import EngineFailure
@@ -16,6 +18,7 @@ from tinsmith_sample.engines.base import (
     Completion,
     EngineLimits,
     EngineLost,
+    Piece,
     SampleResult,
     SampleSpec,
 )
@@ -126,6 +129,35 @@ class SGLangEngine:
             orders = self._orders(process, spec, name, adapter.cache_namespace)
             return await self._sample(process, orders, spec)
 
+    @asynccontextmanager
+    async def stream(
+        self, specs: Sequence[SampleSpec], adapter: Adapter | None = None
+    ) -> AsyncGenerator[AsyncIterator[Piece]]:
+        """Sample token by token. Leaving aborts what is unfinished and lets the adapter go."""
+        process = await self._running()
+        for spec in specs:
+            check_spec(spec, self.limits)
+        async with AsyncExitStack() as held:
+            namespace = adapter.cache_namespace if adapter else None
+            name = await held.enter_async_context(self._adapters.use(adapter)) if adapter else None
+            yield await held.enter_async_context(aclosing(self._pieces(process, specs, name, namespace)))
+
+    async def _pieces(
+        self, process: EngineProcess, specs: Sequence[SampleSpec], adapter: str | None, namespace: str | None
+    ) -> AsyncGenerator[Piece]:
+        orders: list[messages.Generate] = []
+        places: dict[int, tuple[int, int]] = {}
+        for request, spec in enumerate(specs):
+            for index, order in enumerate(self._orders(process, spec, adapter, namespace)):
+                orders.append(msgspec.structs.replace(order, stream=True, prompt_logprobs_from=-1))
+                places[order.id] = request, index
+        async with aclosing(process.stream(orders)) as parts:
+            async for grown in parts:
+                request, index = places[grown.id]
+                self._sampled_tokens += len(grown.part.tokens)
+                completion = _completion(grown.part, specs[request])
+                yield Piece(request, index, completion, grown.last, grown.part.cached_tokens)
+
     async def _sample(
         self, process: EngineProcess, orders: Sequence[messages.Generate], spec: SampleSpec
     ) -> SampleResult:
@@ -194,6 +226,7 @@ class SGLangEngine:
             "lora_target_modules": sorted(TARGET_MODULES),
             "max_loras_per_batch": self.config.adapters_per_batch,
             "enable_deterministic_inference": True,  # without it SGLang ignores seeds
+            "incremental_streaming_output": True,  # each part of a stream holds what is new, not the whole again
             "sleep_on_idle": True,  # without it the scheduler spins on a whole core between requests
         }
         return messages.Launch(

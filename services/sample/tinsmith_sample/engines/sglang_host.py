@@ -123,7 +123,7 @@ class Host:
     async def _result(self, order: messages.Work) -> messages.Reply:
         match order:
             case messages.Generate():
-                return await self._generate(order)
+                return await (self._stream(order) if order.stream else self._generate(order))
             case messages.LoadAdapter():
                 await self._load(order)
             case messages.UnloadAdapter():
@@ -192,6 +192,44 @@ class Host:
             stopped=stopped,
             cached_tokens=meta.get("cached_tokens", 0),
             **self._extras(order, meta, kept),
+        )
+
+    async def _stream(self, order: messages.Generate) -> messages.Reply:
+        """Say each part as it comes, and return the last one."""
+        parts = await self._engine.async_generate(
+            input_ids=order.tokens,
+            sampling_params=order.sampling | self._stop_params(order.stop_strings),
+            return_logprob=True,
+            top_logprobs_num=order.top_logprobs,
+            lora_path=order.adapter,
+            rid=str(order.id),
+            stream=True,
+        )
+        failure, last = "the engine ended a stream without saying why", None
+        async for answer in parts:  # to its very end, or SGLang would hold its locks until it is collected
+            meta = answer["meta_info"]
+            finish = meta["finish_reason"]
+            if finish is not None and finish["type"] == "abort":
+                failure = finish.get("message") or "aborted"
+                continue
+            part = self._part(order, answer["output_ids"], meta)
+            if finish is None:
+                self._say(messages.Grown(id=order.id, part=part, last=False))
+            else:
+                last = messages.Grown(id=order.id, part=part, last=True)
+        if last is None:
+            raise RuntimeError(failure)
+        return last
+
+    def _part(self, order: messages.Generate, tokens: list[int], meta: dict[str, Any]) -> messages.Generated:
+        finish = meta["finish_reason"]
+        return messages.Generated(
+            id=order.id,
+            tokens=tokens,
+            logprobs=[value for value, *_ in meta["output_token_logprobs"]],
+            stopped=finish is not None and finish["type"] == "stop",
+            cached_tokens=meta.get("cached_tokens", 0),
+            **self._extras(order, meta, len(tokens)),
         )
 
     def _extras(self, order: messages.Generate, meta: dict[str, Any], kept: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from tinsmith_sample.routers import sampling, sessions
+from tinsmith_sample.routers import anthropic, openai, sampling, sessions
 
 
 def api_router() -> APIRouter:
@@ -10,4 +10,12 @@ def api_router() -> APIRouter:
     router = APIRouter()
     router.include_router(sessions.router)
     router.include_router(sampling.router)
+    return router
+
+
+def inference_router() -> APIRouter:
+    """The routes of other protocols, each below a prefix of its own."""
+    router = APIRouter()
+    router.include_router(openai.router)
+    router.include_router(anthropic.router)
     return router

@@ -4,6 +4,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from tinsmith_sample.services.inference.container import InferenceServices
 from tinsmith_sample.services.sampling import SamplingService
 from tinsmith_sample.services.sessions import SamplingSessions
 
@@ -18,6 +19,11 @@ def get_sampling(request: Request) -> SamplingService:
     return cast(SamplingService, request.app.state.sampling)
 
 
+def get_inference(request: Request) -> InferenceServices:
+    """What the app's inference routes need."""
+    return cast(InferenceServices, request.app.state.inference)
+
+
 async def get_body(request: Request) -> bytes:
     """The raw body."""
     return await request.body()
@@ -25,4 +31,5 @@ async def get_body(request: Request) -> bytes:
 
 SessionsDep = Annotated[SamplingSessions, Depends(get_sessions)]
 SamplingDep = Annotated[SamplingService, Depends(get_sampling)]
+InferenceDep = Annotated[InferenceServices, Depends(get_inference)]
 Body = Annotated[bytes, Depends(get_body)]

@@ -20,16 +20,18 @@ class AdapterLocator:
         """The session's adapter, None for a session on the base model. Raises `NotFound` when it was deleted."""
         if session.inflight_run is not None:
             return await self._newest(session, session.inflight_run)
-        if session.weights_key is None:
-            return None
-        return await asyncio.to_thread(self._find, session.weights_key)
+        return None if session.weights_key is None else await self.find(session.weights_key)
+
+    async def find(self, key: str) -> Adapter:
+        """The adapter that the checkpoint store keeps under `key`. Raises `NotFound`."""
+        return await asyncio.to_thread(self._find, key)
 
     async def _newest(self, session: SamplingSessionRecord, run_id: str) -> Adapter:
         """What the run saved last. Weights may be replaced, and go, at any moment; then there are newer ones."""
         key = await self._newest_key(run_id)
         while True:
             try:
-                found = await asyncio.to_thread(self._find, key)
+                found = await self.find(key)
             except NotFound:
                 gone, key = key, await self._newest_key(run_id)
                 if key == gone:

@@ -21,7 +21,7 @@ from tinsmith_common.http.errors import describe_validation
 from tinsmith_common.observability import get_logger
 from tinsmith_common.wire.futures import Promise
 from tinsmith_common.wire.sampling import SampleRequest
-from tinsmith_sample.engines.base import EngineLost, SampleResult, SampleSpec, SamplingEngine
+from tinsmith_sample.engines.base import Adapter, EngineLost, SampleResult, SampleSpec, SamplingEngine
 from tinsmith_sample.engines.checks import MAX_SAMPLES
 from tinsmith_sample.metrics import SampleMetrics
 from tinsmith_sample.services.adapters import AdapterLocator
@@ -145,17 +145,11 @@ class SamplingService:
             raise InvalidInput(f"base model {session.base_model!r} is not served here any more")
         await self._open.wait()
         started_at = datetime.now(UTC)
-        lost = 0
         while True:
             adapter = await self._adapters.locate(session)
             try:
-                result = await engine.sample(spec, adapter)
+                result = await sample_on(engine, spec, adapter)
                 return result, Work(started_at, datetime.now(UTC), usage_of(session, spec, result))
-            except EngineLost:
-                # The engine comes up again by itself. A request that keeps killing it must not do so for ever.
-                lost += 1
-                if lost == _ENGINE_ATTEMPTS:
-                    raise
             except TinsmithError:
                 # Inflight weights can go while they are being loaded; then newer ones are there.
                 if await self._adapters.locate(session) == adapter:
@@ -171,6 +165,17 @@ def usage_of(session: SamplingSessionRecord, spec: SampleSpec, result: SampleRes
         UsageKind.SAMPLED: sum(len(item.tokens) for item in result.completions),
     }
     return Usage(session.session_id, session.base_model, quantities)
+
+
+async def sample_on(engine: SamplingEngine, spec: SampleSpec, adapter: Adapter | None) -> SampleResult:
+    """Sample, again if the engine is lost meanwhile: it comes up again by itself."""
+    for _ in range(_ENGINE_ATTEMPTS - 1):
+        try:
+            return await engine.sample(spec, adapter)
+        except EngineLost:
+            pass
+    # A request that keeps killing the engine must not do so for ever.
+    return await engine.sample(spec, adapter)
 
 
 def _queue(request_id: str) -> str | None:

@@ -67,7 +67,7 @@ class SamplingSessions:
     async def _record(self, owner: str, body: CreateSamplingSessionRequest) -> SamplingSessionRecord:
         base_model, weights_key = body.base_model, None
         if body.model_path is not None:
-            base_model, weights_key = await self._weights(owner, body.model_path)
+            base_model, weights_key = await self.weights(owner, body.model_path)
         if base_model is None:
             raise InvalidInput("create_sampling_session needs a model_path or a base_model")
         return SamplingSessionRecord(
@@ -80,8 +80,11 @@ class SamplingSessions:
             weights_key=weights_key,
         )
 
-    async def _weights(self, owner: str, model_path: str) -> tuple[str, str]:
-        """Base model and checkpoint key behind a `tinker://` path."""
+    async def weights(self, owner: str, model_path: str) -> tuple[str, str]:
+        """Base model and checkpoint key of the sampler weights at a `tinker://` path.
+
+        Raises `InvalidInput` when it is the path of something else, `NotFound` when there is nothing for `owner`.
+        """
         if TinkerPath.parse(model_path).kind is not CheckpointKind.SAMPLER:
             raise InvalidInput(
                 f"{model_path} is no sampler checkpoint: save one with save_weights_for_sampler "

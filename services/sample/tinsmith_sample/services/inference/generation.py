@@ -1,0 +1,212 @@
+"""Carries out what either protocol asks for, whole or as it is made, and counts it."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from tinsmith_common.errors import Overloaded, TinsmithError
+from tinsmith_sample.engines.base import Piece, PromptScores, SampleResult, SampleSpec, SamplingEngine
+from tinsmith_sample.engines.checks import MAX_SAMPLES
+from tinsmith_sample.metrics import InferenceMetrics
+from tinsmith_sample.services.inference.errors import WrongParameter
+from tinsmith_sample.services.inference.models import Target
+from tinsmith_sample.services.inference.transcript import Span, Transcript
+from tinsmith_sample.services.inference.vocabulary import Vocabulary
+from tinsmith_sample.services.sampling import sample_on
+
+Protocol: TypeAlias = Literal["openai", "anthropic"]
+Finish: TypeAlias = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Requests of one caller to one model; all of them have the same number of samples."""
+
+    owner: str
+    protocol: Protocol
+    target: Target
+    vocabulary: Vocabulary
+    specs: tuple[SampleSpec, ...]
+
+    @property
+    def choices(self) -> int:
+        """Samples in all, numbered prompt by prompt."""
+        return sum(spec.num_samples for spec in self.specs)
+
+
+@dataclass
+class Usage:
+    """Tokens, and how many of the prompts' did not have to be computed; complete when the work is done."""
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Increment:
+    """What a choice has grown by. `finish` tells why it has ended, `stop` at which of the stop strings."""
+
+    choice: int
+    spans: Sequence[Span]
+    finish: Finish | None = None
+    stop: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What a reader sees."""
+        return "".join(span.text for span in self.spans if not span.hidden)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """All choices whole, and the scores of each prompt where they were asked for."""
+
+    choices: Sequence[Increment]
+    prompts: Sequence[PromptScores | None]
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Choices as they grow. `usage` grows along."""
+
+    increments: AsyncIterator[Increment]
+    usage: Usage
+
+
+@dataclass
+class _Tally:
+    """One piece of work in progress."""
+
+    work: Work
+    usage: Usage
+    outcome: str = "cancelled"
+    start: float = field(default_factory=time.perf_counter)
+
+
+class Inference:
+    """Runs work on the engine of its base model, within the limit of what may be open at a time."""
+
+    def __init__(
+        self, engines: Mapping[str, SamplingEngine], metrics: InferenceMetrics, max_open: int
+    ) -> None:
+        self._engines = engines
+        self._metrics = metrics
+        self._max_open = max_open
+        self._open = 0
+
+    async def complete(self, work: Work) -> Generation:
+        """All of it at once. Cancelling the call aborts it. Raises `Overloaded`, and what the engine raises."""
+        with self._tally(work) as tally:
+            results = await self._sample_all(work)
+            choices: list[Increment] = []
+            for spec, result in zip(work.specs, results, strict=True):
+                tally.usage.cached_tokens += result.cached_tokens
+                for completion in result.completions:
+                    transcript = Transcript(work.vocabulary, spec.stops.strings)
+                    spans = [*transcript.add(completion), *transcript.finish()]
+                    tally.usage.completion_tokens += transcript.count
+                    finish = "stop" if transcript.stop is not None else completion.stop_reason
+                    choices.append(Increment(len(choices), spans, finish, transcript.stop))
+            tally.outcome = "done"
+            return Generation(choices, [result.prompt for result in results], tally.usage)
+
+    @asynccontextmanager
+    async def stream(self, work: Work) -> AsyncGenerator[Stream]:
+        """The same, token by token. Leaving aborts what is unfinished.
+
+        Entering raises what is wrong with the request, before any work.
+        """
+        engine = self._engines[work.target.base_model]
+        with self._tally(work) as tally:
+            async with (
+                engine.stream(work.specs, work.target.adapter) as pieces,
+                aclosing(_increments(pieces, tally)) as increments,
+            ):
+                yield Stream(increments, tally.usage)
+
+    async def _sample_all(self, work: Work) -> list[SampleResult]:
+        engine = self._engines[work.target.base_model]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(sample_on(engine, spec, work.target.adapter)) for spec in work.specs
+                ]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    @contextmanager
+    def _tally(self, work: Work) -> Generator[_Tally]:
+        if work.choices > MAX_SAMPLES:
+            raise WrongParameter(f"at most {MAX_SAMPLES} samples per request, not {work.choices}", "n")
+        if self._open >= self._max_open:
+            raise Overloaded(f"{self._open} requests are open; send this one again later")
+        tally = _Tally(work, Usage(sum(len(spec.prompt) for spec in work.specs)))
+        self._open += 1
+        self._metrics.open.set(self._open)
+        try:
+            with _outcome(tally):
+                yield tally
+        finally:
+            self._open -= 1
+            self._metrics.open.set(self._open)
+            self._finished(tally)
+
+    def _finished(self, tally: _Tally) -> None:
+        """The one place that sees what every request has used, however it ended."""
+        model, usage = tally.work.target.base_model, tally.usage
+        self._metrics.finished.labels(model, tally.work.protocol, tally.outcome).inc()
+        self._metrics.tokens.labels(model).inc(usage.completion_tokens)
+        self._metrics.seconds.labels(model).observe(time.perf_counter() - tally.start)
+
+
+@contextmanager
+def _outcome(tally: _Tally) -> Generator[None]:
+    """Note how the work failed, if it does. A stream fails while it is read, which its context does not see."""
+    try:
+        yield
+    except TinsmithError as error:
+        tally.outcome = error.category
+        raise
+    except Exception:
+        tally.outcome = "server"
+        raise
+
+
+async def _increments(pieces: AsyncIterator[Piece], tally: _Tally) -> AsyncGenerator[Increment]:
+    """What readers may see of the pieces; ends with the last choice, whatever the engine still does."""
+    specs, usage = tally.work.specs, tally.usage
+    first = [sum(spec.num_samples for spec in specs[:request]) for request in range(len(specs))]
+    transcripts = [
+        Transcript(tally.work.vocabulary, spec.stops.strings)
+        for spec in specs
+        for _ in range(spec.num_samples)
+    ]
+    unfinished = set(range(len(transcripts)))
+    with _outcome(tally):
+        async for piece in pieces:
+            choice = first[piece.request] + piece.index
+            if choice not in unfinished:
+                continue  # it was ended by a stop string that the engine has not noticed
+            transcript = transcripts[choice]
+            if piece.index == 0 and transcript.count == 0:
+                usage.cached_tokens += piece.cached_tokens
+            before = transcript.count
+            spans = transcript.add(piece.grown)
+            usage.completion_tokens += transcript.count - before
+            if transcript.stop is None and not piece.last:
+                yield Increment(choice, spans)
+                continue
+            spans += transcript.finish()
+            unfinished.remove(choice)
+            if not unfinished:
+                tally.outcome = "done"
+            finish = "stop" if transcript.stop is not None else piece.grown.stop_reason
+            yield Increment(choice, spans, finish, transcript.stop)
+            if not unfinished:
+                return
