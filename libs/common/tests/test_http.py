@@ -17,6 +17,7 @@ from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
 
 KEY = {"X-API-Key": "tml-slime-dev-key"}
+SDK = {**KEY, "Accept": PROTOBUF}
 
 
 def make_app(settings: CommonSettings, stores: Stores) -> FastAPI:
@@ -111,7 +112,7 @@ async def test_metrics_count_by_route_template(client: httpx.AsyncClient) -> Non
 
 
 async def poll(client: httpx.AsyncClient, request_id: str) -> httpx.Response:
-    return await client.post("/api/v1/retrieve_future", json={"request_id": request_id}, headers=KEY)
+    return await client.post("/api/v1/retrieve_future", json={"request_id": request_id}, headers=SDK)
 
 
 async def test_polls_answer_try_again_then_the_result(client: httpx.AsyncClient, stores: Stores) -> None:
@@ -157,7 +158,7 @@ async def test_a_large_result_is_announced_and_then_sent(client: httpx.AsyncClie
     await stores.futures.submit("m:1", PromiseKind.FORWARD_BACKWARD, "local")
     await stores.futures.resolve("m:1", b"x" * 1001, PROTOBUF)
     ask = {"request_id": "m:1", "allow_metadata_only": True}
-    announced = await client.post("/api/v1/retrieve_future", json=ask, headers=KEY)
+    announced = await client.post("/api/v1/retrieve_future", json=ask, headers=SDK)
     assert announced.json() == {"status": "complete_metadata", "response_payload_size": 1001}
     assert (await poll(client, "m:1")).content == b"x" * 1001
 
@@ -166,7 +167,7 @@ async def test_a_small_result_is_sent_at_once(client: httpx.AsyncClient, stores:
     await stores.futures.submit("m:1", PromiseKind.FORWARD_BACKWARD, "local")
     await stores.futures.resolve("m:1", b"x" * 1000, PROTOBUF)
     ask = {"request_id": "m:1", "allow_metadata_only": True}
-    assert len((await client.post("/api/v1/retrieve_future", json=ask, headers=KEY)).content) == 1000
+    assert len((await client.post("/api/v1/retrieve_future", json=ask, headers=SDK)).content) == 1000
 
 
 async def batch(client: httpx.AsyncClient, **body: object) -> dict[str, Any]:

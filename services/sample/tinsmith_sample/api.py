@@ -21,6 +21,7 @@ from tinsmith_sample.metrics import SampleMetrics
 from tinsmith_sample.routers import api_router
 from tinsmith_sample.runtime import Runtime, build_engines
 from tinsmith_sample.services.adapters import AdapterLocator
+from tinsmith_sample.services.direct import DirectSampling
 from tinsmith_sample.services.sampling import SamplingService
 from tinsmith_sample.services.sessions import SamplingSessions
 
@@ -52,6 +53,7 @@ def create_app(
     app.include_router(api_router(), prefix=API_PREFIX)
     app.state.sessions = sessions
     app.state.sampling = sampling
+    app.state.direct = DirectSampling(sessions, sampling, stores.futures)
     app.state.runtime = Runtime(config, engines, sampling)
     return app
 

@@ -14,6 +14,7 @@ import pytest
 import ray
 from fastapi import FastAPI
 
+from tinsmith_common.futures import PROTOBUF
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_train.api import create_app
 from tinsmith_train.config import TrainingConfig
@@ -46,7 +47,9 @@ async def post(client: httpx.AsyncClient, url: str, **body: Any) -> Any:
 
 
 async def result(client: httpx.AsyncClient, promise: dict[str, str]) -> httpx.Response:
-    return await client.post("/retrieve_future", json={"request_id": promise["request_id"]})
+    return await client.post(
+        "/retrieve_future", json={"request_id": promise["request_id"]}, headers={"Accept": PROTOBUF}
+    )
 
 
 async def new_model(client: httpx.AsyncClient) -> str:

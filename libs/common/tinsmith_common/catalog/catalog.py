@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, true, update
 
 from tinsmith_common.catalog.records import (
     AuditRecord,
@@ -29,6 +29,7 @@ from tinsmith_common.catalog.tables import (
     SamplingSessionRow,
     SessionRow,
 )
+from tinsmith_common.checkpoints.paths import CheckpointKind
 from tinsmith_common.database import Database
 
 # Columns, as SQLAlchemy types them.
@@ -96,9 +97,12 @@ class Checkpoints(Repository[CheckpointRecord]):
         found = await self.select(self._column("path") == path, self._live())
         return found[0] if found else None
 
-    async def of_owner(self, owner: str, offset: int, limit: int) -> Page[CheckpointRecord]:
-        """The owner's live checkpoints, newest first."""
-        return await self.page(offset, limit, self._column("owner") == owner, self._live())
+    async def of_owner(
+        self, owner: str, offset: int, limit: int, *, exports: bool = True
+    ) -> Page[CheckpointRecord]:
+        """The owner's live checkpoints, newest first, with or without exports."""
+        wanted = true() if exports else self._column("kind") != CheckpointKind.EXTERNAL.value
+        return await self.page(offset, limit, self._column("owner") == owner, self._live(), wanted)
 
     async def of_run(self, run_id: str) -> tuple[CheckpointRecord, ...]:
         """The run's live checkpoints, oldest first."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -171,16 +172,16 @@ class FutureStore:
             update(PromiseRow)
             .where(_row(request_id), _column(PromiseRow.state) == "pending", *conditions)
             .values(finished_at=datetime.now(UTC), **values)
-            .returning(_column(PromiseRow.owner))
+            .returning(_column(PromiseRow.owner), _column(PromiseRow.kind))
         )
         size = len(outcome.payload) if outcome.error is None else None
         async with self._database.write() as connection:
-            owner = (await connection.execute(statement)).scalar_one_or_none()
-            if owner is not None and queue is not None:
-                await self.completions.append(connection, queue, owner, Completion(request_id, size))
-        if owner is None:
+            ended = (await connection.execute(statement)).one_or_none()
+            if ended is not None and queue is not None:
+                await self.completions.append(connection, queue, ended.owner, Completion(request_id, size))
+        if ended is None:
             return False
-        self._notifier.publish(request_id, outcome)
+        self._notifier.publish(request_id, replace(outcome, kind=PromiseKind(ended.kind)))
         if queue is not None:
             self.completions.announce(queue)
         return True
@@ -202,7 +203,7 @@ class FutureStore:
             payload = await asyncio.to_thread(self._blobs.get, _payload_key(row.request_id))
         if payload is None:
             raise PromiseLost(f"the result of {row.request_id} is gone; submit the request again")
-        return Outcome(payload, row.media_type)
+        return Outcome(payload, row.media_type, kind=PromiseKind(row.kind))
 
     async def _request(self, row: Any) -> bytes:
         if row.request_in_blob:

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from tinsmith_sample.routers import sampling, sessions
+from tinsmith_sample.routers import legacy, sampling, sessions
 
 
 def api_router() -> APIRouter:
@@ -10,4 +10,5 @@ def api_router() -> APIRouter:
     router = APIRouter()
     router.include_router(sessions.router)
     router.include_router(sampling.router)
+    router.include_router(legacy.router)
     return router

@@ -4,6 +4,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from tinsmith_sample.services.direct import DirectSampling
 from tinsmith_sample.services.sampling import SamplingService
 from tinsmith_sample.services.sessions import SamplingSessions
 
@@ -18,11 +19,17 @@ def get_sampling(request: Request) -> SamplingService:
     return cast(SamplingService, request.app.state.sampling)
 
 
+def get_direct(request: Request) -> DirectSampling:
+    """Sampling by one request and its answer."""
+    return cast(DirectSampling, request.app.state.direct)
+
+
 async def get_body(request: Request) -> bytes:
     """The raw body."""
     return await request.body()
 
 
 SessionsDep = Annotated[SamplingSessions, Depends(get_sessions)]
+DirectDep = Annotated[DirectSampling, Depends(get_direct)]
 SamplingDep = Annotated[SamplingService, Depends(get_sampling)]
 Body = Annotated[bytes, Depends(get_body)]

@@ -7,6 +7,7 @@ from tinsmith_train.routers import (
     bootstrap,
     custom_losses,
     downloads,
+    legacy,
     models,
     runs,
     sessions,
@@ -18,7 +19,18 @@ from tinsmith_train.routers import (
 def api_router() -> APIRouter:
     """All routes below `/api/v1`."""
     router = APIRouter()
-    modules = (bootstrap, sessions, models, custom_losses, training, weights, downloads, runs, accounts)
+    modules = (
+        bootstrap,
+        sessions,
+        models,
+        custom_losses,
+        training,
+        weights,
+        downloads,
+        runs,
+        accounts,
+        legacy,
+    )
     for module in modules:
         router.include_router(module.router)
     return router

@@ -5,6 +5,7 @@ from typing import Self
 
 from tinsmith_common.stores import Stores
 from tinsmith_train.config import TrainingConfig
+from tinsmith_train.services.archives import ArchiveService
 from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.copies import CopyService
@@ -16,6 +17,7 @@ from tinsmith_train.services.runs import RunService
 from tinsmith_train.services.session_search import SessionSearch
 from tinsmith_train.services.sessions import SessionService
 from tinsmith_train.services.submission import Submissions
+from tinsmith_train.services.tokenizers import TokenizerService
 from tinsmith_train.services.training import TrainingService
 from tinsmith_train.services.usage import UsageService
 from tinsmith_train.services.weights import WeightsService
@@ -37,6 +39,8 @@ class Services:
     runs: RunService
     copies: CopyService
     downloads: DownloadService
+    archives: ArchiveService
+    tokenizers: TokenizerService
     registry: ModelRegistry
 
     @classmethod
@@ -47,6 +51,7 @@ class Services:
         checkpoints = CheckpointService(stores.catalog, stores.checkpoints, stores.authenticator, audit)
         models = ModelService(registry, stores.futures, stores.catalog, checkpoints, config.max_lora_rank)
         submissions = Submissions(registry, stores.futures, stores.catalog)
+        signer = UrlSigner(config.metadata_dir / "download.key")
         custom_losses = CustomLossService(stores.futures, stores.catalog)
         return cls(
             sessions=SessionService(stores.catalog, models, audit),
@@ -58,9 +63,9 @@ class Services:
             custom_losses=custom_losses,
             weights=WeightsService(registry, submissions, stores.catalog, checkpoints),
             checkpoints=checkpoints,
-            downloads=DownloadService(
-                checkpoints, UrlSigner(config.metadata_dir / "download.key"), config.public_url
-            ),
+            downloads=DownloadService(checkpoints, signer, config.public_url),
+            archives=ArchiveService(checkpoints, signer, config.public_url),
+            tokenizers=TokenizerService(registry, stores.catalog),
             copies=CopyService(stores.catalog, checkpoints),
             runs=RunService(stores.catalog, checkpoints),
             registry=registry,

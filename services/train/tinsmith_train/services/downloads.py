@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -56,6 +57,14 @@ class UrlSigner:
             draft.unlink()
 
 
+def check_url(signer: UrlSigner, signature: str, expires: int, parts: Sequence[str]) -> None:
+    """Raise `Forbidden` unless a URL's signature is that of its parts and its time not over. Blocks."""
+    if not signer.verify(signature, *parts):
+        raise Forbidden("this download URL was not made here, or was altered")
+    if datetime.now(UTC).timestamp() >= expires:
+        raise Forbidden("this download URL has expired; ask for a new one")
+
+
 class DownloadService:
     """Hands out download URLs of exports and finds the file behind one."""
 
@@ -82,10 +91,7 @@ class DownloadService:
         """The file that a URL names. Raises `Forbidden` unless its signature is right and its time not over."""
         record = await self._checkpoints.live(str(TinkerPath(run_id, CheckpointKind.EXTERNAL, name)))
         signed = _signed_parts(record, file, expires)
-        if not await asyncio.to_thread(self._signer.verify, signature, *signed):
-            raise Forbidden("this download URL was not made here, or was altered")
-        if datetime.now(UTC).timestamp() >= expires:
-            raise Forbidden("this download URL has expired; ask for external_weights_urls again")
+        await asyncio.to_thread(check_url, self._signer, signature, expires, signed)
         folder = await self._checkpoints.folder(record)
         # Only names that were listed are ever signed; compared again so that no other file can be reached.
         if file not in await asyncio.to_thread(_file_names, folder):
