@@ -1,6 +1,7 @@
 """What a user of the SDK does in a session, run by the interpreter that has the version to be tried.
 
-Prints one JSON object per capability: `name`, `verdict` ("yes", "no such call", or what went wrong) and `note`.
+Prints one JSON object per capability: `name`, `about` (what is checked), `verdict` ("yes", "no such call", or what
+went wrong) and `note`.
 Every capability is checked by value. Only the SDK and what it depends on are imported.
 """
 
@@ -64,7 +65,7 @@ class Session:
         return ""
 
     def train(self) -> str:
-        """Ten steps on one batch, submitted as a recipe does."""
+        """Ten steps on one batch, submitted as recipes do: the loss falls and is the sum of its log-probabilities."""
         passes = []
         for _ in range(10):
             passes.append(self.trainer.forward_backward(BATCH, "cross_entropy"))
@@ -76,9 +77,9 @@ class Session:
         assert abs(-logprobs.sum() - losses[0]) < 1e-3 * losses[0], (logprobs.sum(), losses[0])
         terms = [values(o["elementwise_loss"]) for o in results[0].loss_fn_outputs if "elementwise_loss" in o]
         if not terms:
-            return "as protobuf"
+            return "passes as protobuf"
         assert abs(np.concatenate(terms).sum() - losses[0]) < 1e-3 * losses[0]
-        return "as JSON, with `elementwise_loss`"
+        return "passes as JSON, with `elementwise_loss` in their results"
 
     def forward(self) -> str:
         """The same log-probabilities as the pass that trains, and no training."""
@@ -359,8 +360,10 @@ def main() -> None:
     logging.disable(logging.WARNING)
     session = Session()
     for name in CAPABILITIES:
-        verdict, note = attempt(getattr(session, name))
-        print(json.dumps({"name": name, "verdict": verdict, "note": note}), flush=True)
+        call = getattr(session, name)
+        verdict, note = attempt(call)
+        about = (call.__doc__ or "").strip()
+        print(json.dumps({"name": name, "about": about, "verdict": verdict, "note": note}), flush=True)
     # Threads of the SDK would hold up an ordinary end.
     os._exit(0)
 

@@ -15,6 +15,8 @@ from tinsmith_common.futures import PROTOBUF, PromiseKind
 from tinsmith_common.http import Caller, install_http
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
+from tinsmith_common.wire import tinsmith_wire_pb2 as pb
+from tinsmith_common.wire.codec import encode_forward_backward_output
 
 KEY = {"X-API-Key": "tml-slime-dev-key"}
 SDK = {**KEY, "Accept": PROTOBUF}
@@ -122,6 +124,24 @@ async def test_polls_answer_try_again_then_the_result(client: httpx.AsyncClient,
     await stores.futures.resolve("m:1", b"\x01\x02", PROTOBUF)
     done = await poll(client, "m:1")
     assert (done.headers["content-type"], done.content) == (PROTOBUF, b"\x01\x02")
+
+
+async def test_a_client_that_does_not_name_protobuf_gets_json(
+    client: httpx.AsyncClient, stores: Stores
+) -> None:
+    results = {
+        PromiseKind.FORWARD_BACKWARD: encode_forward_backward_output([], {"loss:sum": 2.0}),
+        PromiseKind.SAMPLE: pb.SampleResponse(prompt_cache_hit_tokens=3).SerializeToString(),
+    }
+    for kind, payload in results.items():
+        await stores.futures.submit(kind, kind, "local")
+        await stores.futures.resolve(kind, payload, PROTOBUF)
+    answers = [
+        (await client.post("/api/v1/retrieve_future", json={"request_id": kind}, headers=KEY)).json()
+        for kind in results
+    ]
+    assert answers[0]["metrics"] == {"loss:sum": 2.0}
+    assert answers[1] == {"type": "sample", "sequences": [], "prompt_cache_hit_tokens": 3}
 
 
 async def test_a_failed_promise_is_a_200_with_error_and_category(

@@ -20,7 +20,7 @@ from tinsmith_common.wire.legacy import (
 from tinsmith_common.wire.sampling import EncodedTextChunk, ModelInput
 
 _DTYPES = {"int64": pb.DTYPE_INT64, "float32": pb.DTYPE_FLOAT32}
-_CODES = {pb.DTYPE_INT64: "<i8", pb.DTYPE_INT32: "<i4", pb.DTYPE_FLOAT32: "<f4"}
+_CODES: dict[int, str] = {pb.DTYPE_INT64: "<i8", pb.DTYPE_INT32: "<i4", pb.DTYPE_FLOAT32: "<f4"}
 _UNUSED_CELL = -99999.0
 """Log-probability that the protocol gives to the cells of a top-k table that hold nothing."""
 
@@ -102,8 +102,11 @@ def _write_tensor(target: pb.Tensor, tensor: TensorData, where: str) -> None:
 def _pack(values: Sequence[float], code: str, where: str) -> bytes:
     try:
         array = np.asarray(values)
-        if code == "<i8" and array.dtype.kind == "f" and not (array == np.trunc(array)).all():
-            raise InvalidInput(f"{where}: int64 takes whole numbers only")
+        if code == "<i8" and array.dtype != np.int64:
+            # Fractions, and whole numbers of more than 64 bits, would be cut off without a word.
+            numbers = array.astype(np.float64)
+            if not ((np.abs(numbers) < 2**63) & (numbers == np.trunc(numbers))).all():
+                raise InvalidInput(f"{where}: int64 takes whole numbers of 64 bits only")
         # What is too large for float32 becomes infinite, which the engine refuses by name.
         with np.errstate(over="ignore", invalid="ignore"):
             return array.astype(code).tobytes()
