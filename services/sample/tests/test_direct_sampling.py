@@ -31,7 +31,7 @@ async def test_a_base_model_is_sampled_without_any_session(serve: Serve, fake_en
 async def test_a_numbered_request_sent_again_answers_the_same_sample(serve: Serve, fake_engine: Any) -> None:
     fake_engine.gate.set()
     async with serve(fake_engine) as service:
-        target = {"sampling_session_id": await service.session(), "seq_id": 4}
+        target: dict[str, Any] = {"sampling_session_id": await service.session(), "seq_id": 4}
         first, second = await sample(service, **target), await sample(service, **target)
     assert first.json() == second.json()
     assert len(fake_engine.asked) == 1

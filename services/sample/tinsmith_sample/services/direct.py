@@ -38,7 +38,7 @@ class DirectSampling:
         """Open a sampling session, in a client session if one is named. Answers its id."""
         if body.session_id is None:
             return await self._sessions.shared(owner, body.model_path, body.base_model)
-        request = CreateSamplingSessionRequest(**body.model_dump() | {"session_id": body.session_id})
+        request = CreateSamplingSessionRequest.model_validate(body.model_dump())
         return await self._sessions.create(owner, request)
 
     async def sample(self, owner: str, body: bytes, accept: str) -> tuple[bytes, str]:

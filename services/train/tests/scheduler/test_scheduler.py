@@ -11,7 +11,7 @@ import numpy as np
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
-from tinsmith_common.errors import InvalidInput, TinsmithError
+from tinsmith_common.errors import EngineFailure, InvalidInput, TinsmithError
 from tinsmith_common.futures import FutureStore, Outcome, PromiseKind
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores

@@ -88,6 +88,7 @@ def to_wire(record: CheckpointRecord) -> Checkpoint:
         checkpoint_type=record.tinker_path.kind.checkpoint_type,
         time=record.created_at,
         tinker_path=record.path,
+        base_model=record.base_model,
         size_bytes=record.size_bytes,
         public=record.public,
         user_metadata=None if record.user_metadata is None else dict(record.user_metadata),
