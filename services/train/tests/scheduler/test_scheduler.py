@@ -208,6 +208,10 @@ async def test_a_farewell_is_said_when_what_arrived_has_run_and_the_adapter_is_g
 
 async def test_a_farewell_is_also_said_when_everything_ends(bench: Bench) -> None:
     await bench.futures.submit("a:unload", PromiseKind.UNLOAD_MODEL, "ann")
-    bench.scheduler.close_lane("a", Farewell("a:unload", b"bye"))
-    await bench.scheduler.fail_waiting(EngineFailure("over"))
+    stopped = Scheduler(
+        bench.backend, bench.futures, SchedulerMetrics(CollectorRegistry()), tokens_per_cycle=1000
+    )
+    stopped.open_lane("a")
+    stopped.close_lane("a", Farewell("a:unload", b"bye"))
+    await stopped.fail_waiting(EngineFailure("over"))
     assert (await bench.outcome("a:unload")).payload == b"bye"

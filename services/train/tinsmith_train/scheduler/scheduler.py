@@ -67,7 +67,7 @@ class Scheduler:
 
     async def fail_waiting(self, error: TinsmithError) -> None:
         """End every promise that is still queued."""
-        for lane in list(self._lanes.values()):
+        for lane in self._lanes.values():
             for operation in lane.drain():
                 await self._fail(operation, error)
             # Whatever ends the waiting has taken the adapter with it.
