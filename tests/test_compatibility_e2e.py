@@ -21,6 +21,12 @@ def test_everything_that_the_version_has_works(results: list[VersionResult], ind
     assert set(results[index].verdicts) == set(results[-1].verdicts)
 
 
+def test_the_oldest_version_uses_the_older_surface(results: list[VersionResult]) -> None:
+    archive = "GET training_runs/{run_id}/checkpoints/{checkpoint_id:path}/archive"
+    older = results[0].endpoints - results[-1].endpoints
+    assert {"POST forward", "POST unload_model", archive} <= older
+
+
 def test_the_page_says_of_these_versions_what_was_found(results: list[VersionResult]) -> None:
     columns = [0, 1, *(2 + VERSIONS.index(version) for version in QUICK)]
     lines = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]

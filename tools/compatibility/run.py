@@ -21,9 +21,7 @@ SESSION = Path(__file__).with_name("session.py")
 TIMEOUT_S = 300
 YES, NO_SUCH_CALL = "yes", "no such call"
 
-_REQUESTS = re.compile(
-    r'^tinsmith_http_requests_total\{method="(\w+)",route="/api/v1/([^"]+)",status="[23]', re.M
-)
+_REQUESTS = re.compile(r'^tinsmith_http_requests_total\{method="(\w+)",route="/([^"]+)",status="[23]', re.M)
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,19 @@ class TokenizerService:
 
 def _read(location: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both files from a local folder or the hub's cache, where the engine has put them."""
-    # Takes seconds to import, which only those pay who ask for a tokenizer.
-    from transformers.utils.hub import cached_file
-
-    paths = [cached_file(location, name, _raise_exceptions_for_missing_entries=False) for name in _FILES]
-    tokenizer, config = (json.loads(Path(path).read_text()) if path else {} for path in paths)
+    paths = [_find(location, name) for name in _FILES]
+    tokenizer, config = (json.loads(path.read_text()) if path else {} for path in paths)
     if not tokenizer:
         raise NotFound(f"{location} has no tokenizer.json; load its tokenizer by that name")
     return tokenizer, config
+
+
+def _find(location: str, name: str) -> Path | None:
+    if Path(location).is_dir():
+        path = Path(location) / name
+        return path if path.is_file() else None
+    # Takes seconds to import, which only those pay who ask for the tokenizer of a model of the hub.
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(location, name, _raise_exceptions_for_missing_entries=False)
+    return Path(found) if found else None
