@@ -2,7 +2,7 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration
+.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration compatibility
 MAKEFLAGS += --no-print-directory
 # Without cached bytecode every process compiles torch, ray and SGLang again: some 20 s of CPU per start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -57,9 +57,12 @@ bench: setup  ## the engine against torch + peft, then small calls through the w
 	@$(RUN) -m benchmarks.engine
 	@$(RUN) -m tinsmith_local run -- $(CURDIR)/$(RUN) -m benchmarks.latency
 
+compatibility: setup  ## try every supported SDK version; writes docs/compatibility.md (CHECK=1 compares instead)
+	@$(RUN) -m tools.compatibility $(if $(CHECK),--check)
+
 lock:  ## resolve locks/*.txt again from the pyproject files (UPGRADE=1 for the newest versions)
 	@python=$$(tools/find-python) && "$$python" -m tools.lock $(if $(UPGRADE),--upgrade)
 
 clean:  ## remove the environments and everything the targets wrote
-	rm -rf .venv .venv-sample .venv-tools .venv-pants out dist .pants.d .pids .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-sample .venv-sdks .venv-tools .venv-pants out dist .pants.d .pids .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -39,7 +39,8 @@ class RawClient:
         return answer.json() if "json" in answer.headers["content-type"] else {"protobuf": answer.content}
 
     def poll(self, request_id: str) -> httpx.Response:
-        return self.http.post("/retrieve_future", json={"request_id": request_id})
+        headers = {"Accept": "application/x-protobuf"}
+        return self.http.post("/retrieve_future", json={"request_id": request_id}, headers=headers)
 
     def forward_backward(self, message: pb.ForwardBackwardRequest) -> dict[str, Any]:
         promise = self.http.post(

@@ -57,6 +57,10 @@ def main() -> int:
         )
         for environment in ENVIRONMENTS.values():
             compile_lock(environment.lock, environment_arguments(environment), upgrade=upgrade)
+        # Imported here: that module compiles its locks with this one.
+        from tools.compatibility.sdks import write_locks
+
+        write_locks(upgrade=upgrade)
     except SetupError as error:
         print(error, file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ import pytest
 from tools.packages import ROOT
 from tools.setup import chosen_device, torch_version
 
-LOCKS = sorted(path for path in (ROOT / "locks").glob("*.txt") if not path.stem.endswith("-excludes"))
+LOCKS = sorted(path for path in (ROOT / "locks").rglob("*.txt") if not path.stem.endswith("-excludes"))
 PIN = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 
 

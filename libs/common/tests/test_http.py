@@ -15,11 +15,14 @@ from tinsmith_common.futures import PROTOBUF, PromiseKind
 from tinsmith_common.http import Caller, install_http
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
+from tinsmith_common.wire import tinsmith_wire_pb2 as pb
+from tinsmith_common.wire.codec import encode_forward_backward_output
 
 # The HTTP shell asks nothing of the store that its own tests do not ask of both kinds.
 pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
 KEY = {"X-API-Key": "tml-slime-dev-key"}
+SDK = {**KEY, "Accept": PROTOBUF}
 
 
 def make_app(settings: CommonSettings, stores: Stores) -> FastAPI:
@@ -137,7 +140,7 @@ async def test_metrics_count_by_route_template(client: httpx.AsyncClient) -> Non
 
 
 async def poll(client: httpx.AsyncClient, request_id: str) -> httpx.Response:
-    return await client.post("/api/v1/retrieve_future", json={"request_id": request_id}, headers=KEY)
+    return await client.post("/api/v1/retrieve_future", json={"request_id": request_id}, headers=SDK)
 
 
 async def test_polls_answer_try_again_then_the_result(client: httpx.AsyncClient, stores: Stores) -> None:
@@ -147,6 +150,24 @@ async def test_polls_answer_try_again_then_the_result(client: httpx.AsyncClient,
     await stores.futures.resolve("m:1", b"\x01\x02", PROTOBUF)
     done = await poll(client, "m:1")
     assert (done.headers["content-type"], done.content) == (PROTOBUF, b"\x01\x02")
+
+
+async def test_a_client_that_does_not_name_protobuf_gets_json(
+    client: httpx.AsyncClient, stores: Stores
+) -> None:
+    results = {
+        PromiseKind.FORWARD_BACKWARD: encode_forward_backward_output([], {"loss:sum": 2.0}),
+        PromiseKind.SAMPLE: pb.SampleResponse(prompt_cache_hit_tokens=3).SerializeToString(),
+    }
+    for kind, payload in results.items():
+        await stores.futures.submit(kind, kind, "local")
+        await stores.futures.resolve(kind, payload, PROTOBUF)
+    answers = [
+        (await client.post("/api/v1/retrieve_future", json={"request_id": kind}, headers=KEY)).json()
+        for kind in results
+    ]
+    assert answers[0]["metrics"] == {"loss:sum": 2.0}
+    assert answers[1] == {"type": "sample", "sequences": [], "prompt_cache_hit_tokens": 3}
 
 
 async def test_a_failed_promise_is_a_200_with_error_and_category(
@@ -183,7 +204,7 @@ async def test_a_large_result_is_announced_and_then_sent(client: httpx.AsyncClie
     await stores.futures.submit("m:1", PromiseKind.FORWARD_BACKWARD, "local")
     await stores.futures.resolve("m:1", b"x" * 1001, PROTOBUF)
     ask = {"request_id": "m:1", "allow_metadata_only": True}
-    announced = await client.post("/api/v1/retrieve_future", json=ask, headers=KEY)
+    announced = await client.post("/api/v1/retrieve_future", json=ask, headers=SDK)
     assert announced.json() == {"status": "complete_metadata", "response_payload_size": 1001}
     assert (await poll(client, "m:1")).content == b"x" * 1001
 
@@ -192,7 +213,7 @@ async def test_a_small_result_is_sent_at_once(client: httpx.AsyncClient, stores:
     await stores.futures.submit("m:1", PromiseKind.FORWARD_BACKWARD, "local")
     await stores.futures.resolve("m:1", b"x" * 1000, PROTOBUF)
     ask = {"request_id": "m:1", "allow_metadata_only": True}
-    assert len((await client.post("/api/v1/retrieve_future", json=ask, headers=KEY)).content) == 1000
+    assert len((await client.post("/api/v1/retrieve_future", json=ask, headers=SDK)).content) == 1000
 
 
 async def batch(client: httpx.AsyncClient, **body: object) -> dict[str, Any]:

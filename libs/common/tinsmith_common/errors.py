@@ -83,6 +83,12 @@ class Overloaded(TinsmithError):
     http_status = 429
 
 
+class TookTooLong(TinsmithError):
+    """An answer that a caller waits for did not come in time; the work goes on."""
+
+    http_status = 408
+
+
 class EngineFailure(TinsmithError):
     """An engine or its process failed while doing valid work."""
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tinsmith_common.auth import DEFAULT_OWNER
 from tinsmith_common.catalog import SessionRecord
+from tinsmith_common.futures import PROTOBUF
 from tinsmith_common.settings import TINY_MODEL, locate_model
 from tinsmith_sample.api import create_app
 from tinsmith_sample.config import SamplingConfig
@@ -247,7 +248,9 @@ class Service:
     async def result(self, request_id: str) -> httpx.Response:
         """Poll until there is an answer."""
         while True:
-            answer = await self.http.post("/api/v1/retrieve_future", json={"request_id": request_id})
+            answer = await self.http.post(
+                "/api/v1/retrieve_future", json={"request_id": request_id}, headers={"Accept": PROTOBUF}
+            )
             if answer.headers["content-type"] != "application/json" or "try_again" not in answer.text:
                 return answer
 

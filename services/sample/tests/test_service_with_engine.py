@@ -71,7 +71,8 @@ class Process:
 
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}"
-        return httpx.post(url, json=body, headers={"X-API-Key": "tml-key"}, timeout=60)
+        headers = {"X-API-Key": "tml-key", "Accept": "application/x-protobuf"}
+        return httpx.post(url, json=body, headers=headers, timeout=60)
 
     def sample(self, seq_id: int, sampler: str = "s:sample:0", **params: Any) -> str:
         body = {

@@ -22,6 +22,7 @@ from tinsmith_sample.metrics import InferenceMetrics, SampleMetrics
 from tinsmith_sample.routers import api_router, inference_router
 from tinsmith_sample.runtime import Runtime, build_engines
 from tinsmith_sample.services.adapters import AdapterLocator
+from tinsmith_sample.services.direct import DirectSampling
 from tinsmith_sample.services.inference.container import InferenceServices
 from tinsmith_sample.services.inference.generation import Inference
 from tinsmith_sample.services.inference.models import Models
@@ -64,6 +65,7 @@ def create_app(
         Vocabularies({model.name: config.locate(model) for model in config.supported_models}),
         Inference(engines, InferenceMetrics(registry), config.max_queued_samples),
     )
+    app.state.direct = DirectSampling(sessions, sampling, stores.futures)
     app.state.runtime = Runtime(config, engines, sampling)
     return app
 

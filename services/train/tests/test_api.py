@@ -15,6 +15,7 @@ import ray
 from fastapi import FastAPI
 
 from tinsmith_common.errors import EngineFailure
+from tinsmith_common.futures import PROTOBUF
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_train.api import create_app
 from tinsmith_train.config import TrainingConfig
@@ -48,8 +49,9 @@ async def post(client: httpx.AsyncClient, url: str, **body: Any) -> Any:
 
 async def result(client: httpx.AsyncClient, promise: dict[str, str]) -> httpx.Response:
     """Polled for as long as it takes: on a busy machine a worker needs longer than one poll to come back."""
+    body, headers = {"request_id": promise["request_id"]}, {"Accept": PROTOBUF}
     while True:
-        answer = await client.post("/retrieve_future", json={"request_id": promise["request_id"]})
+        answer = await client.post("/retrieve_future", json=body, headers=headers)
         if b'"try_again"' not in answer.content:
             return answer
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, true, update
 
 from tinsmith_common.catalog.records import (
     AuditRecord,
@@ -153,9 +153,12 @@ class Checkpoints(Repository[CheckpointRecord]):
         found = await self.select(self._column("path") == path, self._live())
         return found[0] if found else None
 
-    async def of_owner(self, owner: str, offset: int, limit: int) -> Page[CheckpointRecord]:
-        """The owner's live checkpoints, newest first."""
-        return await self.page(offset, limit, self._column("owner") == owner, self._live())
+    async def of_owner(
+        self, owner: str, offset: int, limit: int, *, exports: bool = True
+    ) -> Page[CheckpointRecord]:
+        """The owner's live checkpoints, newest first, with or without exports."""
+        wanted = true() if exports else self._column("kind") != CheckpointKind.EXTERNAL.value
+        return await self.page(offset, limit, self._column("owner") == owner, self._live(), wanted)
 
     async def sampler_weights_of(self, owner: str) -> tuple[CheckpointRecord, ...]:
         """The owner's live sampler weights, newest first."""

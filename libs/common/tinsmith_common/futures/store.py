@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -227,7 +228,7 @@ class FutureStore:
             return False
         if work is not None:
             self._metrics.observe(promise.kind, promise.created_at, work, datetime.now(UTC))
-        self._notifier.publish(request_id, outcome)
+        self._notifier.publish(request_id, replace(outcome, kind=PromiseKind(promise.kind)))
         if queue is not None:
             self.completions.announce(queue)
         return True
@@ -249,7 +250,7 @@ class FutureStore:
             payload = await asyncio.to_thread(self._blobs.get, _payload_key(row.request_id))
         if payload is None:
             raise PromiseLost(f"the result of {row.request_id} is gone; submit the request again")
-        return Outcome(payload, row.media_type)
+        return Outcome(payload, row.media_type, kind=PromiseKind(row.kind))
 
     async def _request(self, row: Any) -> bytes:
         if row.request_in_blob:

@@ -27,16 +27,21 @@ class PromiseKind(StrEnum):
     LOAD_WEIGHTS = "LoadWeights"
     SAMPLE = "Sample"
     CREATE_CUSTOM_LOSS = "CreateCustomLoss"
+    UNLOAD_MODEL = "UnloadModel"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a promise ended: a payload, or an error with who can mend it."""
+    """How a promise ended: a payload, or an error with who can mend it.
+
+    `kind` is the promise's, and says which message a protobuf payload is.
+    """
 
     payload: bytes = b""
     media_type: str = JSON
     error: str | None = None
     category: Category = "unknown"
+    kind: PromiseKind | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """`retrieve_future` and `retrieve_futures`, mounted by both services on the same store."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from tinsmith_common.futures import Completion, completion_queue
 from tinsmith_common.http.dependencies import Caller, SharedSettings, SharedStores
+from tinsmith_common.http.legacy import negotiate
 from tinsmith_common.wire.futures import (
     CompleteMetadata,
     FailedCompletion,
@@ -26,17 +29,22 @@ async def retrieve_future(
     caller: Caller,
     stores: SharedStores,
     settings: SharedSettings,
+    accept: Annotated[str, Header()] = "",
 ) -> Response:
-    """Answer the result as soon as there is one, or `try_again` after the long-poll time."""
+    """Answer the result as soon as there is one, or `try_again` after the long-poll time.
+
+    Results of passes and samples are protobuf for clients that name it in `Accept`, and JSON for all others.
+    """
     outcome = await stores.futures.wait(body.request_id, caller.owner, settings.long_poll_s)
     if outcome is None:
         return _try_again(body.request_id, ready=request.app.state.ready)
     if outcome.error is not None:
         # A failed operation is a 200: the SDK would poll a 5xx for ever.
         return JSONResponse(FailedFuture(error=outcome.error, category=outcome.category).model_dump())
-    if body.allow_metadata_only and len(outcome.payload) > settings.metadata_only_over_bytes:
-        return JSONResponse(CompleteMetadata(response_payload_size=len(outcome.payload)).model_dump())
-    return Response(outcome.payload, media_type=outcome.media_type)
+    payload, media_type = await negotiate(outcome, accept)
+    if body.allow_metadata_only and len(payload) > settings.metadata_only_over_bytes:
+        return JSONResponse(CompleteMetadata(response_payload_size=len(payload)).model_dump())
+    return Response(payload, media_type=media_type)
 
 
 @futures_router.post("/retrieve_futures", summary="Long-poll all samples of one sampling client")

@@ -97,8 +97,15 @@ def decode_forward_backward(message: pb.ForwardBackwardRequest) -> WireForwardBa
     )
 
 
-def encode_forward_backward_output(logprobs: Sequence[FloatArray], metrics: Mapping[str, float]) -> bytes:
-    """Serialise a result. Datums of equal trailing shape share a record; order is kept."""
+def encode_forward_backward_output(
+    logprobs: Sequence[FloatArray],
+    metrics: Mapping[str, float],
+    elementwise_loss: Sequence[FloatArray] = (),
+) -> bytes:
+    """Serialise a result. Datums of equal trailing shape share a record; order is kept.
+
+    `elementwise_loss` is empty or shaped like `logprobs`.
+    """
     output = pb.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord", metrics=dict(metrics))
     start = 0
     while start < len(logprobs):
@@ -106,7 +113,10 @@ def encode_forward_backward_output(logprobs: Sequence[FloatArray], metrics: Mapp
         stop = start
         while stop < len(logprobs) and logprobs[stop].shape[1:] == trailing:
             stop += 1
-        output.loss_fn_outputs.append(_encode_record(logprobs[start:stop], trailing))
+        fields = {"logprobs": logprobs[start:stop]}
+        if elementwise_loss:
+            fields["elementwise_loss"] = elementwise_loss[start:stop]
+        output.loss_fn_outputs.append(_encode_record(fields, trailing))
         start = stop
     return output.SerializeToString()
 
@@ -126,13 +136,17 @@ def pack_float32(values: Sequence[float] | FloatArray) -> bytes:
     return np.asarray(values, dtype="<f4").tobytes()
 
 
-def _encode_record(logprobs: Sequence[FloatArray], trailing: tuple[int, ...]) -> pb.ArrayRecord:
-    parts = [pack_float32(values) for values in logprobs]
-    offsets = np.cumsum([0, *map(len, parts)]).astype("<i8")
-    tensor = pb.BatchedTensor(
-        data=b"".join(parts), offsets=offsets.tobytes(), dtype=pb.DTYPE_FLOAT32, trailing_shape=trailing
-    )
-    return pb.ArrayRecord(fields={"logprobs": tensor}, num_datums=len(parts))
+def _encode_record(fields: Mapping[str, Sequence[FloatArray]], trailing: tuple[int, ...]) -> pb.ArrayRecord:
+    record = pb.ArrayRecord()
+    for name, arrays in fields.items():
+        parts = [pack_float32(values) for values in arrays]
+        offsets = np.cumsum([0, *map(len, parts)]).astype("<i8")
+        tensor = pb.BatchedTensor(
+            data=b"".join(parts), offsets=offsets.tobytes(), dtype=pb.DTYPE_FLOAT32, trailing_shape=trailing
+        )
+        record.fields[name].CopyFrom(tensor)
+        record.num_datums = len(parts)
+    return record
 
 
 def _decode_config(message: pb.ForwardBackwardRequest) -> dict[str, float | str]:

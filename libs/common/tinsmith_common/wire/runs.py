@@ -19,6 +19,7 @@ class Checkpoint(WireModel):
     checkpoint_type: str
     time: datetime
     tinker_path: str
+    base_model: str
     size_bytes: int
     public: bool = False
     user_metadata: dict[str, str] | None = None

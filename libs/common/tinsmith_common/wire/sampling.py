@@ -1,8 +1,8 @@
 """Sampling (spec section 3.5)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tinsmith_common.wire.base import WireModel
 
@@ -66,10 +66,19 @@ class OtherChunk(WireModel):
     type: Literal["image", "image_asset_pointer", "dmel"]
 
 
+def _named_type(chunk: Any) -> Any:
+    """SDKs before 0.24 leave out the type of a text chunk, which is the default."""
+    if isinstance(chunk, dict) and "type" not in chunk:
+        return {"type": "encoded_text", **cast("dict[str, Any]", chunk)}
+    return chunk
+
+
 class ModelInput(WireModel):
     """A prompt: chunks that follow each other without separators."""
 
-    chunks: list[Annotated[EncodedTextChunk | OtherChunk, Field(discriminator="type")]]
+    chunks: list[
+        Annotated[EncodedTextChunk | OtherChunk, Field(discriminator="type"), BeforeValidator(_named_type)]
+    ]
 
 
 class SamplingParams(WireModel):

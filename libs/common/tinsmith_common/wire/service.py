@@ -25,6 +25,10 @@ class ClientConfigResponse(WireModel):
     fwdbwd_max_chunk_len: int = 1024
     fwdbwd_max_chunk_bytes_count: int = 5_000_000
     fwdbwd_dispatch_bytes_semaphore_size: int = 50_000_000
+    proto_write_fwdbwd: bool = True
+    """This and the two below make SDKs before 0.38 that can do so act as 0.38 does."""
+    fwd_via_fwdbwd: bool = True
+    create_model_via_load_weights: bool = True
 
 
 class ClientDynamicConfigResponse(WireModel):

@@ -189,7 +189,7 @@ class EngineProcess:
             self._fail(self._streams.get(order_id), self._open.get(order_id), EngineLost(lost))
 
     @staticmethod
-    def _fail(parts: _Parts | None, answer: _Answer | None, failure: EngineFailure) -> None:
+    def _fail(parts: _Parts | None, answer: asyncio.Future[_Answer] | None, failure: EngineFailure) -> None:
         if parts is not None:
             parts.put_nowait(failure)
         if answer is not None and not answer.done():

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from tinsmith_sample.routers import anthropic, openai, sampling, sessions
+from tinsmith_sample.routers import anthropic, legacy, openai, sampling, sessions
 
 
 def api_router() -> APIRouter:
@@ -10,6 +10,7 @@ def api_router() -> APIRouter:
     router = APIRouter()
     router.include_router(sessions.router)
     router.include_router(sampling.router)
+    router.include_router(legacy.router)
     return router
 
 

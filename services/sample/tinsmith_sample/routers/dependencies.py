@@ -4,6 +4,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from tinsmith_sample.services.direct import DirectSampling
 from tinsmith_sample.services.inference.container import InferenceServices
 from tinsmith_sample.services.sampling import SamplingService
 from tinsmith_sample.services.sessions import SamplingSessions
@@ -24,12 +25,18 @@ def get_inference(request: Request) -> InferenceServices:
     return cast(InferenceServices, request.app.state.inference)
 
 
+def get_direct(request: Request) -> DirectSampling:
+    """Sampling by one request and its answer."""
+    return cast(DirectSampling, request.app.state.direct)
+
+
 async def get_body(request: Request) -> bytes:
     """The raw body."""
     return await request.body()
 
 
 SessionsDep = Annotated[SamplingSessions, Depends(get_sessions)]
+DirectDep = Annotated[DirectSampling, Depends(get_direct)]
 SamplingDep = Annotated[SamplingService, Depends(get_sampling)]
 InferenceDep = Annotated[InferenceServices, Depends(get_inference)]
 Body = Annotated[bytes, Depends(get_body)]

@@ -1,5 +1,6 @@
 """Sampling sessions: what a sampling client samples from."""
 
+import hashlib
 from datetime import UTC, datetime
 
 from tinsmith_common.catalog import Catalog, SamplingSessionRecord
@@ -24,6 +25,9 @@ class SamplingSessions:
         session = await self._catalog.sessions.get(body.session_id)
         if session is None or session.owner != owner:
             raise NotFound(f"no session {body.session_id}")
+        return await self._open(owner, body)
+
+    async def _open(self, owner: str, body: CreateSamplingSessionRequest) -> str:
         record = await self._record(owner, body)
         if record.base_model not in self._served:
             raise InvalidInput(
@@ -32,6 +36,17 @@ class SamplingSessions:
             )
         await self._catalog.sampling_sessions.create(record)
         return record.id
+
+    async def shared(self, owner: str, model_path: str | None, base_model: str | None) -> str:
+        """A sampling session outside any client session, the same for every request of this owner and model."""
+        target = f"{owner}\n{model_path or base_model}"
+        body = CreateSamplingSessionRequest(
+            session_id=f"shared-{hashlib.sha256(target.encode()).hexdigest()[:32]}",
+            sampling_session_seq_id=0,
+            model_path=model_path,
+            base_model=base_model,
+        )
+        return await self._open(owner, body)
 
     async def get(self, owner: str, sampling_session_id: str) -> SamplingSessionRecord:
         """The session. Raises `NotFound` when it is unknown or somebody else's."""
@@ -69,7 +84,7 @@ class SamplingSessions:
         if body.model_path is not None:
             base_model, weights_key = await self.weights(owner, body.model_path)
         if base_model is None:
-            raise InvalidInput("create_sampling_session needs a model_path or a base_model")
+            raise InvalidInput("name what to sample from: a model_path or a base_model")
         return SamplingSessionRecord(
             id=f"{body.session_id}:sample:{body.sampling_session_seq_id}",
             session_id=body.session_id,

@@ -111,8 +111,10 @@ def evaluate(name: str, inputs: Inputs) -> tuple[Tensor, Tensor]:
         num_datums=len(LENGTHS),
         config={"beta": 0.3, "kl_coeff": 0.2},
     )
-    loss = LOSSES[name].function(positions)
-    assert isinstance(loss, Tensor)
+    terms = LOSSES[name].function(positions)
+    assert isinstance(terms, Tensor)
+    assert terms.shape == lp.shape
+    loss = terms.sum()
     return loss.detach(), torch.autograd.grad(loss, lp)[0]
 
 

@@ -1,5 +1,7 @@
 """Batches of many tenants, accumulation, and what a bad or broken submission leaves behind."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -234,3 +236,22 @@ def test_a_deleted_adapter_is_gone(make_trainer: MakeTrainer, make_datum: MakeDa
     trainer.delete_adapter("never was")
     (answer,) = trainer.forward_backward([submit("a", make_datum(0, 9))])
     assert isinstance(answer, NotFound)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "ppo"])
+def test_what_each_position_adds_to_the_loss_is_told_when_asked_for(
+    loss: str, make_trainer: MakeTrainer, make_datum: MakeDatum
+) -> None:
+    data = [make_datum(n, n, k=2) if loss == "cross_entropy" else make_datum(n, n) for n in (7, 3, 12)]
+    trainer = make_trainer(limits=TrainerLimits(tokens_per_pass=8), a=SMALL)
+    asked = replace(submit("a", *data, loss=loss, look=True), elementwise=True)
+    (told,), (plain,) = run(trainer, asked), run(trainer, submit("a", *data, loss=loss, look=True))
+    assert plain.elementwise_loss == ()
+    assert [terms.shape for terms in told.elementwise_loss] == [datum.targets.shape for datum in data]
+    # The same fp32 terms, added up in another order.
+    assert sum(float(terms.sum()) for terms in told.elementwise_loss) == pytest.approx(
+        told.metrics["loss:sum"], rel=1e-5
+    )
+    if loss == "cross_entropy":
+        for datum, lp, terms in zip(data, told.logprobs, told.elementwise_loss, strict=True):
+            np.testing.assert_array_equal(terms, -(datum.inputs["weights"] * lp))

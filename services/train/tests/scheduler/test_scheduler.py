@@ -11,7 +11,7 @@ import numpy as np
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
-from tinsmith_common.errors import InvalidInput, TinsmithError
+from tinsmith_common.errors import EngineFailure, InvalidInput, TinsmithError
 from tinsmith_common.futures import FutureStore, Outcome, PromiseKind
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
@@ -24,6 +24,7 @@ from tinsmith_train.engine.types import (
     LoraSpec,
     ModelInfo,
 )
+from tinsmith_train.scheduler.lanes import Farewell
 from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.scheduler.operations import Operation, Pass, Rejected, Task
 from tinsmith_train.scheduler.scheduler import Scheduler
@@ -193,3 +194,24 @@ async def test_a_closed_lane_runs_what_arrived_then_frees_the_adapter(bench: Ben
     assert "closed before" in str((await bench.outcome(late)).error)
     await asyncio.sleep(0.05)
     assert bench.backend.calls == ["step a 0.1", "delete a"]
+
+
+async def test_a_farewell_is_said_when_what_arrived_has_run_and_the_adapter_is_gone(bench: Bench) -> None:
+    await bench.futures.submit("a:unload", PromiseKind.UNLOAD_MODEL, "ann")
+    step = await bench.submit("a", 0, a_step("a"))
+    bench.scheduler.close_lane("a", Farewell("a:unload", b"bye"))
+    assert (await bench.outcome("a:unload")).payload == b"bye"
+    assert (await bench.outcome(step)).payload == b"{}"
+    assert bench.backend.calls == ["step a 0.1", "delete a"]
+    assert not bench.scheduler.has_lane("a")
+
+
+async def test_a_farewell_is_also_said_when_everything_ends(bench: Bench) -> None:
+    await bench.futures.submit("a:unload", PromiseKind.UNLOAD_MODEL, "ann")
+    stopped = Scheduler(
+        bench.backend, bench.futures, SchedulerMetrics(CollectorRegistry()), tokens_per_cycle=1000
+    )
+    stopped.open_lane("a")
+    stopped.close_lane("a", Farewell("a:unload", b"bye"))
+    await stopped.fail_waiting(EngineFailure("over"))
+    assert (await bench.outcome("a:unload")).payload == b"bye"

@@ -42,17 +42,22 @@ class Positions:
 
 @dataclass(frozen=True)
 class Measured:
-    """A summed loss, a scalar, with metrics of its own, summed over datums and named `name:sum` or `name:mean`."""
+    """A summed loss, a scalar, with metrics of its own, summed over datums and named `name:sum` or `name:mean`.
+
+    `terms`, `[M]`, are what each position adds to it, for a loss that has such terms.
+    """
 
     loss: Tensor
     metrics: Mapping[str, float]
+    terms: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Loss:
     """One entry of the registry.
 
-    function:  summed loss, a scalar, from positions; may raise `InvalidInput`.
+    function:  from positions, what each adds to the loss, `[M]`, or the summed loss as `Measured`; may raise
+        `InvalidInput`.
     required:  inputs that must be given; `optional` ones are filled in by `validation`.
     defaults:  options and their values when not given.
     soft_targets: whether targets may be `[N, K]`.
@@ -69,12 +74,12 @@ class Loss:
 
 def cross_entropy(p: Positions) -> Tensor:
     """`-sum w lp`. Weights are arbitrary reals; with `[N, K]` targets the sum also runs over K."""
-    return -(p.inputs["weights"] * p.logprobs).sum()
+    return -(p.inputs["weights"] * p.logprobs)
 
 
 def importance_sampling(p: Positions) -> Tensor:
     """`-sum r A`."""
-    return -(_ratio(p) * p.inputs["advantages"]).sum()
+    return -(_ratio(p) * p.inputs["advantages"])
 
 
 def ppo(p: Positions) -> Tensor:
@@ -84,13 +89,13 @@ def ppo(p: Positions) -> Tensor:
 
 def cispo(p: Positions) -> Tensor:
     """`-sum sg(clamp(r)) lp A`: the ratio is clipped, the gradient never is."""
-    return -(_clamp(_ratio(p).detach(), p) * p.logprobs * p.inputs["advantages"]).sum()
+    return -(_clamp(_ratio(p).detach(), p) * p.logprobs * p.inputs["advantages"])
 
 
 def dro(p: Positions) -> Tensor:
     """`-sum (lp A - beta / 2 (lp - q)^2)`."""
     drift = p.logprobs - p.inputs["logprobs"]
-    return -(p.logprobs * p.inputs["advantages"] - 0.5 * p.config["beta"] * drift.square()).sum()
+    return -(p.logprobs * p.inputs["advantages"] - 0.5 * p.config["beta"] * drift.square())
 
 
 def gspo(p: Positions) -> Tensor:
@@ -119,7 +124,8 @@ def stable_reinforce(p: Positions) -> Tensor:
     drift = lp - p.inputs["logprobs"][sampled]
     weight = drift.detach().exp().clamp(max=IMPORTANCE_CAP)
     divergence = torch.expm1(drift) - drift
-    return -(weight * lp * p.inputs["advantages"][sampled] - p.config["kl_coeff"] * divergence).sum()
+    terms = -(weight * lp * p.inputs["advantages"][sampled] - p.config["kl_coeff"] * divergence)
+    return torch.zeros_like(p.logprobs).masked_scatter(sampled, terms)
 
 
 def _ratio(p: Positions) -> Tensor:
@@ -132,7 +138,7 @@ def _clamp(ratio: Tensor, p: Positions) -> Tensor:
 
 def _pessimistic(ratio: Tensor, p: Positions) -> Tensor:
     advantages = p.inputs["advantages"]
-    return -torch.minimum(ratio * advantages, _clamp(ratio, p) * advantages).sum()
+    return -torch.minimum(ratio * advantages, _clamp(ratio, p) * advantages)
 
 
 def _clip(low: float, high: float) -> Mapping[str, float]:

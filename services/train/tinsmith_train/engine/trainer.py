@@ -15,7 +15,7 @@ from tinsmith_train.engine.decoder import Owner, spans_of
 from tinsmith_train.engine.logprobs import LogitMemory, target_logprobs
 from tinsmith_train.engine.losses import Measured, Positions
 from tinsmith_train.engine.model import BaseModel
-from tinsmith_train.engine.packing import MicroBatch, pack
+from tinsmith_train.engine.packing import ItemPart, MicroBatch, pack
 from tinsmith_train.engine.types import (
     AdamParams,
     ForwardBackward,
@@ -189,7 +189,7 @@ class LoraTrainer:
                 loss = item.loss.function(positions)
             except TinsmithError as error:
                 raise _BadItem(part.item, error) from error
-            losses.append(loss if isinstance(loss, Measured) else Measured(loss, {}))
+            losses.append(loss if isinstance(loss, Measured) else Measured(loss.sum(), {}, loss.detach()))
         return losses
 
 
@@ -199,6 +199,7 @@ class _Collector:
     def __init__(self, items: Mapping[int, CheckedItem]) -> None:
         self._items = items
         self._logprobs: dict[int, list[NDArray[np.float32]]] = {number: [] for number in items}
+        self._terms: dict[int, list[NDArray[np.float32]]] = {number: [] for number in items}
         self._losses: dict[int, float] = dict.fromkeys(items, 0.0)
         self._metrics: dict[int, dict[str, float]] = {number: {} for number in items}
 
@@ -214,17 +215,24 @@ class _Collector:
             sums_of_item = self._metrics[part.item]
             for name, value in measured.metrics.items():
                 sums_of_item[name] = sums_of_item.get(name, 0.0) + value
-            start = part.start
-            for datum in self._items[part.item].datums[part.first : part.last]:
-                stop = start + datum.targets.size
-                self._logprobs[part.item].append(values[start:stop].reshape(datum.targets.shape))
-                start = stop
+            self._logprobs[part.item] += self._by_datum(part, values[part.start : part.stop])
+            if self._items[part.item].elementwise and measured.terms is not None:
+                self._terms[part.item] += self._by_datum(part, measured.terms.cpu().numpy())
+
+    def _by_datum(self, part: ItemPart, values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """A part's values, each datum's in the shape of its targets."""
+        shapes = [datum.targets.shape for datum in self._items[part.item].datums[part.first : part.last]]
+        edges = np.cumsum([int(np.prod(shape)) for shape in shapes])
+        return [
+            piece.reshape(shape) for piece, shape in zip(np.split(values, edges[:-1]), shapes, strict=True)
+        ]
 
     def results(self) -> dict[int, ForwardBackwardResult]:
         """Answers by submission number."""
         return {
             number: ForwardBackwardResult(
                 logprobs=tuple(self._logprobs[number]),
+                elementwise_loss=tuple(self._terms[number]),
                 metrics={
                     "loss:sum": self._losses[number],
                     "num_datums:sum": float(len(item.datums)),

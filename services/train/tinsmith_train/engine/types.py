@@ -45,7 +45,11 @@ class Datum:
 
 @dataclass(frozen=True)
 class ForwardBackward:
-    """One forward (and backward) pass over the datums of one adapter. `graph` is the loss named 'custom'."""
+    """One forward (and backward) pass over the datums of one adapter.
+
+    graph:       the loss named 'custom'.
+    elementwise: whether the result tells what each position adds to the loss.
+    """
 
     adapter_id: str
     datums: tuple[Datum, ...]
@@ -53,14 +57,19 @@ class ForwardBackward:
     loss_config: LossConfig = field(default_factory=dict)
     forward_only: bool = False
     graph: LossGraph | None = None
+    elementwise: bool = False
 
 
 @dataclass(frozen=True)
 class ForwardBackwardResult:
-    """`logprobs[i]` is float32, shaped like the targets of datum i. `metrics` keys are `name:reduction`."""
+    """`logprobs[i]` is float32, shaped like the targets of datum i. `metrics` keys are `name:reduction`.
+
+    `elementwise_loss`, shaped like `logprobs`, is empty unless it was asked for and the loss has such terms.
+    """
 
     logprobs: tuple[NDArray[np.float32], ...]
     metrics: Mapping[str, float]
+    elementwise_loss: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True)

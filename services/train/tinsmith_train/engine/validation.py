@@ -38,6 +38,7 @@ class CheckedItem:
     loss: Loss
     config: Mapping[str, float]
     forward_only: bool
+    elementwise: bool = False
 
 
 def check_item(item: ForwardBackward, model: ModelInfo) -> CheckedItem:
@@ -52,7 +53,7 @@ def check_item(item: ForwardBackward, model: ModelInfo) -> CheckedItem:
         _check_datum(f"datum {index}", datum, item.loss, loss, config, model)
         for index, datum in enumerate(item.datums)
     )
-    return CheckedItem(item.adapter_id, datums, loss, config, item.forward_only)
+    return CheckedItem(item.adapter_id, datums, loss, config, item.forward_only, item.elementwise)
 
 
 def check_adam(params: AdamParams) -> None:

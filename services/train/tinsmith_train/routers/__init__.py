@@ -8,6 +8,7 @@ from tinsmith_train.routers import (
     bootstrap,
     custom_losses,
     downloads,
+    legacy,
     models,
     runs,
     sessions,
@@ -19,7 +20,19 @@ from tinsmith_train.routers import (
 def api_router() -> APIRouter:
     """All routes below `/api/v1`."""
     router = APIRouter()
-    modules = (bootstrap, auth, sessions, models, custom_losses, training, weights, downloads, runs, accounts)
+    modules = (
+        bootstrap,
+        auth,
+        sessions,
+        models,
+        custom_losses,
+        training,
+        weights,
+        downloads,
+        runs,
+        accounts,
+        legacy,
+    )
     for module in modules:
         router.include_router(module.router)
     return router

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Header, Query, Request
@@ -36,6 +37,17 @@ async def get_body(request: Request, content_encoding: Annotated[str, Header()] 
     return await asyncio.to_thread(decompress, body, get_config(request).max_body_bytes)
 
 
+def get_kind(content_type: Annotated[str, Header()] = "") -> str:
+    """The media type of the body, without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def get_lists_exports(x_stainless_package_version: Annotated[str, Header()] = "") -> bool:
+    """Whether the client can read exports in a listing: SDKs before 0.28 refuse the whole answer."""
+    numbers = re.match(r"(\d+)\.(\d+)", x_stainless_package_version)
+    return numbers is None or (int(numbers[1]), int(numbers[2])) >= (0, 28)
+
+
 def get_address(body: Annotated[bytes, Depends(get_body)]) -> OperationAddress:
     """Model and `seq_id` of an ordered operation. What else is wrong with the body fails its promise."""
     try:
@@ -50,8 +62,20 @@ def get_address(body: Annotated[bytes, Depends(get_body)]) -> OperationAddress:
 ConfigDep = Annotated[TrainingConfig, Depends(get_config)]
 ServicesDep = Annotated[Services, Depends(get_services)]
 Body = Annotated[bytes, Depends(get_body)]
+ListsExports = Annotated[bool, Depends(get_lists_exports)]
+BodyKind = Annotated[str, Depends(get_kind)]
 Address = Annotated[OperationAddress, Depends(get_address)]
 Offset = Annotated[int, Query(ge=0)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
-__all__ = ["Address", "Body", "Caller", "ConfigDep", "Limit", "Offset", "ServicesDep"]
+__all__ = [
+    "Address",
+    "Body",
+    "BodyKind",
+    "Caller",
+    "ConfigDep",
+    "Limit",
+    "ListsExports",
+    "Offset",
+    "ServicesDep",
+]

@@ -9,7 +9,7 @@ from tinsmith_common.wire.runs import (
     TrainingRun,
     TrainingRunsResponse,
 )
-from tinsmith_train.routers.dependencies import Caller, Limit, Offset, ServicesDep
+from tinsmith_train.routers.dependencies import Caller, Limit, ListsExports, Offset, ServicesDep
 
 router = APIRouter(tags=["runs"])
 
@@ -36,17 +36,19 @@ async def get_training_run(
 
 
 @router.get("/training_runs/{run_id}/checkpoints", summary="A run's checkpoints")
-async def list_run_checkpoints(run_id: str, caller: Caller, services: ServicesDep) -> CheckpointsResponse:
+async def list_run_checkpoints(
+    run_id: str, caller: Caller, services: ServicesDep, exports: ListsExports
+) -> CheckpointsResponse:
     """Oldest first."""
-    return await services.runs.checkpoints_of_run(caller.owner, run_id)
+    return await services.runs.checkpoints_of_run(caller.owner, run_id, exports=exports)
 
 
 @router.get("/checkpoints", summary="List checkpoints")
 async def list_checkpoints(
-    caller: Caller, services: ServicesDep, limit: Limit = 100, offset: Offset = 0
+    caller: Caller, services: ServicesDep, exports: ListsExports, limit: Limit = 100, offset: Offset = 0
 ) -> CheckpointsResponse:
     """All of the caller's, newest first."""
-    return await services.runs.checkpoints_of_owner(caller.owner, offset, limit)
+    return await services.runs.checkpoints_of_owner(caller.owner, offset, limit, exports=exports)
 
 
 @router.put(

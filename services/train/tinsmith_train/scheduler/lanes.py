@@ -1,6 +1,16 @@
 """Ordered lanes: one per model, released strictly by `seq_id`."""
 
+from dataclasses import dataclass
+
 from tinsmith_train.scheduler.operations import Operation, Pass
+
+
+@dataclass(frozen=True)
+class Farewell:
+    """A promise, and what it is resolved with once the lane is closed and its model freed."""
+
+    request_id: str
+    payload: bytes
 
 
 class Lane:
@@ -9,6 +19,7 @@ class Lane:
     def __init__(self, model_id: str) -> None:
         self.model_id = model_id
         self.closing = False
+        self.farewell: Farewell | None = None
         self._next_seq = 0
         self._waiting: dict[int, Operation] = {}
 

@@ -9,7 +9,7 @@ from tinsmith_common.futures import FutureStore, Work
 from tinsmith_common.observability import get_logger
 from tinsmith_train.backends.base import TrainBackend, WorkerLost
 from tinsmith_train.engine.types import ForwardBackwardResult
-from tinsmith_train.scheduler.lanes import Lane
+from tinsmith_train.scheduler.lanes import Farewell, Lane
 from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.scheduler.operations import Operation, Pass, Rejected, Task
 
@@ -46,10 +46,11 @@ class Scheduler:
         """Begin a model's lane at `seq_id` 0, which is its creation."""
         self._lanes.setdefault(model_id, Lane(model_id))
 
-    def close_lane(self, model_id: str) -> None:
-        """Run what has arrived for the model, then free its adapter."""
+    def close_lane(self, model_id: str, farewell: Farewell | None = None) -> None:
+        """Run what has arrived for the model, then free its adapter and keep the promise of the farewell."""
         if lane := self._lanes.get(model_id):
             lane.closing = True
+            lane.farewell = lane.farewell or farewell
             self._arrived.set()
 
     def has_lane(self, model_id: str) -> bool:
@@ -78,6 +79,8 @@ class Scheduler:
         for lane in self._lanes.values():
             for operation in lane.drain():
                 await self._fail(operation, error)
+            # Whatever ends the waiting has taken the adapter with it.
+            await self._say_farewell(lane)
 
     def _take(self) -> list[Operation]:
         lanes = [lane for lane in self._lanes.values() if lane.ready]
@@ -152,6 +155,11 @@ class Scheduler:
             for operation in lane.drain():
                 await self._fail(operation, gap)
             await self._backend.delete_adapter(lane.model_id)
+            await self._say_farewell(lane)
+
+    async def _say_farewell(self, lane: Lane) -> None:
+        if lane.farewell is not None:
+            await self._futures.resolve(lane.farewell.request_id, lane.farewell.payload)
 
     async def _fail(self, operation: Operation, error: TinsmithError, work: Work | None = None) -> None:
         level = _log.info if error.category == "user" else _log.error

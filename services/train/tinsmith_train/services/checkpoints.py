@@ -121,9 +121,9 @@ class CheckpointService:
             raise NotFound(f"no checkpoint {path}")
         return record
 
-    async def of_owner(self, owner: str, offset: int, limit: int) -> Page[CheckpointRecord]:
-        """The owner's checkpoints, newest first."""
-        return await self._catalog.checkpoints.of_owner(owner, offset, limit)
+    async def of_owner(self, owner: str, offset: int, limit: int, *, exports: bool) -> Page[CheckpointRecord]:
+        """The owner's checkpoints, newest first, with or without exports."""
+        return await self._catalog.checkpoints.of_owner(owner, offset, limit, exports=exports)
 
     async def of_run(self, run_id: str) -> tuple[CheckpointRecord, ...]:
         """A run's checkpoints, oldest first."""

@@ -6,6 +6,7 @@ from typing import Self
 from tinsmith_common.secret_file import SecretFile
 from tinsmith_common.stores import Stores
 from tinsmith_train.config import TrainingConfig
+from tinsmith_train.services.archives import ArchiveService
 from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.copies import CopyService
@@ -19,6 +20,7 @@ from tinsmith_train.services.runs import RunService
 from tinsmith_train.services.session_search import SessionSearch
 from tinsmith_train.services.sessions import SessionService
 from tinsmith_train.services.submission import Submissions
+from tinsmith_train.services.tokenizers import TokenizerService
 from tinsmith_train.services.trace_exports import TraceExports
 from tinsmith_train.services.training import TrainingService
 from tinsmith_train.services.usage import Prices, UsageService
@@ -44,6 +46,8 @@ class Services:
     runs: RunService
     copies: CopyService
     downloads: DownloadService
+    archives: ArchiveService
+    tokenizers: TokenizerService
     registry: ModelRegistry
 
     @classmethod
@@ -74,6 +78,8 @@ class Services:
             weights=WeightsService(registry, submissions, stores.catalog, checkpoints),
             checkpoints=checkpoints,
             downloads=DownloadService(checkpoints, signer, config.public_url),
+            archives=ArchiveService(checkpoints, signer, config.public_url),
+            tokenizers=TokenizerService(registry, stores.catalog),
             copies=CopyService(stores.catalog, checkpoints),
             runs=RunService(stores.catalog, checkpoints),
             registry=registry,

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -34,6 +35,14 @@ class UrlSigner:
         return hmac.compare_digest(self.sign(*parts).encode(), signature.encode())
 
 
+def check_url(signer: UrlSigner, signature: str, expires: int, parts: Sequence[str]) -> None:
+    """Raise `Forbidden` unless a URL's signature is that of its parts and its time not over. Blocks."""
+    if not signer.verify(signature, *parts):
+        raise Forbidden("this download URL was not made here, or was altered")
+    if datetime.now(UTC).timestamp() >= expires:
+        raise Forbidden("this download URL has expired; ask for a new one")
+
+
 class DownloadService:
     """Hands out download URLs of exports and finds the file behind one."""
 
@@ -60,10 +69,7 @@ class DownloadService:
         """The file that a URL names. Raises `Forbidden` unless its signature is right and its time not over."""
         record = await self._checkpoints.live(str(TinkerPath(run_id, CheckpointKind.EXTERNAL, name)))
         signed = _signed_parts(record, file, expires)
-        if not await asyncio.to_thread(self._signer.verify, signature, *signed):
-            raise Forbidden("this download URL was not made here, or was altered")
-        if datetime.now(UTC).timestamp() >= expires:
-            raise Forbidden("this download URL has expired; ask for external_weights_urls again")
+        await asyncio.to_thread(check_url, self._signer, signature, expires, signed)
         folder = await self._checkpoints.folder(record)
         # Only names that were listed are ever signed; compared again so that no other file can be reached.
         if file not in await asyncio.to_thread(_file_names, folder):

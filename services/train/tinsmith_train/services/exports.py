@@ -4,7 +4,7 @@ Everything here blocks: call it through `asyncio.to_thread`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,19 @@ def finish_export(folder: Path, recipients: Sequence[Any]) -> None:
         file.unlink()
 
 
+def exported_name(name: str) -> str:
+    """What an export calls a tensor: as PEFT does, but for the head."""
+    prefix = f"base_model.model.{_HEAD}."
+    return name.replace(prefix, f"base_model.model.{_EXPORTED_HEAD}.", 1) if name.startswith(prefix) else name
+
+
+def exported_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The adapter's configuration with the head named as exports name it."""
+    head = _EXPORTED_HEAD.rpartition(".")[2]
+    modules = sorted(head if module == _HEAD else module for module in config["target_modules"])
+    return {**config, "target_modules": modules}
+
+
 def _parse_recipient(text: str) -> Any:
     family = _pyrage.x25519 if text.startswith("age1") else _pyrage.ssh
     try:
@@ -51,15 +64,9 @@ def _parse_recipient(text: str) -> Any:
 
 def _rename_head(folder: Path) -> None:
     tensors = load_file(folder / WEIGHTS_FILE)
-    prefix = f"base_model.model.{_HEAD}."
-    if not any(name.startswith(prefix) for name in tensors):
+    renamed = {exported_name(name): tensor for name, tensor in tensors.items()}
+    if set(renamed) == set(tensors):
         return
-    renamed = {
-        name.replace(prefix, f"base_model.model.{_EXPORTED_HEAD}.", 1): tensor
-        for name, tensor in tensors.items()
-    }
     save_file(renamed, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
-    exported = _EXPORTED_HEAD.rpartition(".")[2]
-    config["target_modules"] = sorted(exported if m == _HEAD else m for m in config["target_modules"])
+    config = exported_config(json.loads((folder / CONFIG_FILE).read_text()))
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")

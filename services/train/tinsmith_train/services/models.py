@@ -7,6 +7,7 @@ from typing import Any
 from tinsmith_common.catalog import Catalog, CheckpointRecord, RunRecord
 from tinsmith_common.errors import InvalidInput, NotFound, TinsmithError
 from tinsmith_common.futures import FutureStore, PromiseKind
+from tinsmith_common.wire.legacy import UnloadModelResult
 from tinsmith_common.wire.training import (
     CreateModelRequest,
     CreateModelResult,
@@ -17,6 +18,7 @@ from tinsmith_common.wire.training import (
 from tinsmith_common.wire.weights import LoadWeightsRequest, LoadWeightsResult
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.types import LoraSpec
+from tinsmith_train.scheduler.lanes import Farewell
 from tinsmith_train.scheduler.operations import Operation, Task
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.registry import ModelRegistry
@@ -105,6 +107,27 @@ class ModelService:
         return GetInfoResponse(
             model_id=model_id, model_data=data, lora_rank=run.rank, model_name=run.base_model
         )
+
+    async def unload(self, owner: str, model_id: str) -> str:
+        """Free a model once what was submitted has run. One that is not loaded any more is free already.
+
+        Answers the request id; a model that is unknown fails its promise.
+        """
+        request_id = f"{model_id}:unload"
+        if not (await self._futures.submit(request_id, PromiseKind.UNLOAD_MODEL, owner)).created:
+            return request_id
+        known = await self._catalog.runs.get(model_id)
+        payload = UnloadModelResult(model_id=model_id).model_dump_json().encode()
+        # From here to the lane without a pause, in which the lane could close.
+        loaded = self._registry.find(owner, model_id)
+        if loaded is not None:
+            self._registry.remove(model_id)
+            self._registry.scheduler_of(loaded).close_lane(model_id, Farewell(request_id, payload))
+        elif known is not None and known.owner == owner:
+            await self._futures.resolve(request_id, payload)
+        else:
+            await self._futures.fail(request_id, f"no model {model_id}", NotFound.category)
+        return request_id
 
     async def close_session(self, session_id: str) -> None:
         """Free the adapters of a session once what was submitted has run, and its unnamed snapshots."""

@@ -60,9 +60,13 @@ class ModelRegistry:
             self._noted[model_id] = now
         return due
 
+    def remove(self, model_id: str) -> None:
+        """Forget a run whose lane is closing."""
+        self._runs.pop(model_id, None)
+        self._noted.pop(model_id, None)
+
     def remove_session(self, session_id: str) -> Iterator[RunRecord]:
         """Forget and yield the runs of a session."""
         for run in [run for run in self._runs.values() if run.session_id == session_id]:
-            del self._runs[run.id]
-            self._noted.pop(run.id, None)
+            self.remove(run.id)
             yield run

@@ -42,17 +42,22 @@ class RunService:
             raise NotFound(f"no training run {run_id}")
         return await self._describe(owner, run)
 
-    async def checkpoints_of_run(self, owner: str, run_id: str) -> CheckpointsResponse:
-        """The checkpoints of one run, oldest first; of somebody else's, the public ones."""
+    async def checkpoints_of_run(
+        self, owner: str, run_id: str, *, exports: bool = True
+    ) -> CheckpointsResponse:
+        """The checkpoints of one run, oldest first; of somebody else's, the public ones. With or without exports."""
         run = await self._catalog.runs.get(run_id)
         records = () if run is None else await self._visible(owner, run)
         if run is None or (run.owner != owner and not records):
             raise NotFound(f"no training run {run_id}")
-        return CheckpointsResponse(checkpoints=[to_wire(record) for record in records])
+        shown = [record for record in records if exports or record.kind != CheckpointKind.EXTERNAL]
+        return CheckpointsResponse(checkpoints=[to_wire(record) for record in shown])
 
-    async def checkpoints_of_owner(self, owner: str, offset: int, limit: int) -> CheckpointsResponse:
-        """A page of all the owner's checkpoints, newest first."""
-        page = await self._checkpoints.of_owner(owner, offset, limit)
+    async def checkpoints_of_owner(
+        self, owner: str, offset: int, limit: int, *, exports: bool = True
+    ) -> CheckpointsResponse:
+        """A page of all the owner's checkpoints, newest first, with or without exports."""
+        page = await self._checkpoints.of_owner(owner, offset, limit, exports=exports)
         return CheckpointsResponse(
             checkpoints=[to_wire(record) for record in page.items], cursor=_cursor(page)
         )
@@ -83,6 +88,7 @@ def to_wire(record: CheckpointRecord) -> Checkpoint:
         checkpoint_type=record.tinker_path.kind.checkpoint_type,
         time=record.created_at,
         tinker_path=record.path,
+        base_model=record.base_model,
         size_bytes=record.size_bytes,
         public=record.public,
         user_metadata=None if record.user_metadata is None else dict(record.user_metadata),

@@ -1,5 +1,7 @@
 """forward_backward and optim_step: from wire to lane."""
 
+import asyncio
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -7,13 +9,15 @@ from pydantic import ValidationError
 from tinsmith_common.errors import InvalidInput, TinsmithError
 from tinsmith_common.futures import PromiseKind
 from tinsmith_common.http.errors import describe_validation
+from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_common.wire.codec import (
-    ForwardBackwardAddress,
     WireDatum,
     decode_forward_backward,
     encode_forward_backward_output,
     parse_forward_backward,
 )
+from tinsmith_common.wire.legacy import ForwardBackwardRequest, ForwardRequest
+from tinsmith_common.wire.legacy_codec import forward_backward_message
 from tinsmith_common.wire.training import OperationAddress, OptimStepRequest, OptimStepResult
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.custom_loss.graph import LossGraph
@@ -34,17 +38,44 @@ class TrainingService:
     async def forward_backward(self, owner: str, body: bytes) -> str:
         """Submit a protobuf `ForwardBackwardRequest`. Answers the request id."""
         address = parse_forward_backward(body)
-        graph = await self._graph_of(owner, address)
+        return await self._submit_pass(owner, address.model_id, address.seq_id, address.message)
+
+    async def forward_backward_json(
+        self, owner: str, address: OperationAddress, body: bytes, *, forward_only: bool
+    ) -> str:
+        """Submit a pass of the older surface. Its result also tells what each position adds to the loss."""
+        message: pb.ForwardBackwardRequest | TinsmithError
+        try:
+            message = await asyncio.to_thread(_message_of, body, forward_only)
+        except TinsmithError as error:
+            message = error
+        return await self._submit_pass(owner, address.model_id, address.seq_id, message, elementwise=True)
+
+    async def _submit_pass(
+        self,
+        owner: str,
+        model_id: str,
+        seq_id: int,
+        message: pb.ForwardBackwardRequest | TinsmithError,
+        *,
+        elementwise: bool = False,
+    ) -> str:
+        """Submit what a message says; if it is an error, the operation fails with it in its turn."""
+        graph = (
+            message if isinstance(message, TinsmithError) else await self._graph_of(owner, model_id, message)
+        )
 
         def build() -> Pass:
+            if isinstance(message, TinsmithError):
+                raise message
             if isinstance(graph, TinsmithError):
                 raise graph
-            request = decode_forward_backward(address.message)
+            request = decode_forward_backward(message)
             config = dict(request.loss_fn_config)
             if graph is not None:
                 del config["loss_id"]
             item = ForwardBackward(
-                adapter_id=request.model_id,
+                adapter_id=model_id,
                 datums=tuple(
                     _to_datum(index, datum, request.loss_fn) for index, datum in enumerate(request.datums)
                 ),
@@ -52,22 +83,21 @@ class TrainingService:
                 loss_config=config,
                 forward_only=request.forward_only,
                 graph=graph,
+                elementwise=elementwise,
             )
             return Pass(item, _encode_result)
 
-        return await self._submissions.submit(
-            owner, address.model_id, address.seq_id, PromiseKind.FORWARD_BACKWARD, build
-        )
+        return await self._submissions.submit(owner, model_id, seq_id, PromiseKind.FORWARD_BACKWARD, build)
 
     async def _graph_of(
-        self, owner: str, address: ForwardBackwardAddress
+        self, owner: str, model_id: str, message: pb.ForwardBackwardRequest
     ) -> LossGraph | TinsmithError | None:
         """The graph of a custom loss, or why there is none, which fails the operation in its turn."""
-        if address.message.loss_fn != "custom":
+        if message.loss_fn != "custom":
             return None
-        session_id = address.model_id.split(":", 1)[0]
+        session_id = model_id.split(":", 1)[0]
         try:
-            loss_id = address.message.loss_fn_config_v2["loss_id"].text
+            loss_id = message.loss_fn_config_v2["loss_id"].text
             return await self._custom_losses.find(owner, session_id, loss_id)
         except TinsmithError as error:
             return error
@@ -102,8 +132,19 @@ def _to_datum(index: int, datum: WireDatum, loss: str) -> Datum:
     return Datum(datum.tokens, targets.astype(np.int64), typed)
 
 
+def _message_of(body: bytes, forward_only: bool) -> pb.ForwardBackwardRequest:
+    try:
+        if forward_only:
+            content = ForwardRequest.model_validate_json(body).forward_input
+        else:
+            content = ForwardBackwardRequest.model_validate_json(body).forward_backward_input
+    except ValidationError as error:
+        raise InvalidInput(describe_validation(error)) from error
+    return forward_backward_message(content, forward_only=forward_only)
+
+
 def _encode_result(result: ForwardBackwardResult) -> bytes:
-    return encode_forward_backward_output(result.logprobs, result.metrics)
+    return encode_forward_backward_output(result.logprobs, result.metrics, result.elementwise_loss)
 
 
 def _adam_params(body: bytes) -> AdamParams:
