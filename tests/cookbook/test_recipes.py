@@ -160,6 +160,6 @@ def test_the_downloaded_weights_merge_into_a_model_that_scores_the_same(
     runner.module(merge, *folders)
     tokens = some_tokens(4)
     sampler = client.create_sampling_client(model_path=run.final["sampler_path"]).result()
-    # Merging rounds W + BA once in fp32; the bound of test_exports_e2e.py.
+    # Two fp32 implementations of the same four layers: the bound of test_exports_e2e.py.
     expected = _scores(sampler, tinker.ModelInput.from_ints(tokens))
-    np.testing.assert_allclose(reference.prompt_logprobs(out / "merged", tokens), expected, atol=2e-3)
+    np.testing.assert_allclose(reference.prompt_logprobs(out / "merged", tokens), expected, atol=2e-4)
