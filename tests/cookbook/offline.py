@@ -44,15 +44,18 @@ def sums(seed: int, count: int) -> list[Sum]:
 
 
 def boxed_conversation(item: Sum) -> Row:
-    """The addition as GSM8K recipes ask it, after another one, answered in the form that they reward."""
-    return {"messages": [*_boxed(Sum(item.y, item.y)), *_boxed(item)]}
-
-
-def _boxed(item: Sum) -> list[Row]:
-    return [
-        {"role": "user", "content": item.question + BOXED},
-        {"role": "assistant", "content": f"\\boxed{{{item.answer}}}"},
-    ]
+    """The addition as GSM8K recipes ask it, after a longer exchange as theirs, answered in the form they reward."""
+    digits = f"{item.x}{item.y}{item.answer}"
+    counted = " ".join(f"{place}) {digit}" for place, digit in enumerate(digits, 1))
+    counting = f"Number the digits: {counted}. There are {len(digits)} of them. \\boxed{{{len(digits)}}}"
+    return {
+        "messages": [
+            {"role": "user", "content": f"How many digits has {digits}?" + BOXED},
+            {"role": "assistant", "content": counting},
+            {"role": "user", "content": item.question + BOXED},
+            {"role": "assistant", "content": f"\\boxed{{{item.answer}}}"},
+        ]
+    }
 
 
 def guess_conversation(item: Sum) -> Row:

@@ -61,8 +61,8 @@ _R = "tinker_cookbook.recipes."
 
 RECIPES = (
     Recipe(
-        "chat_sl", _R + "chat_sl.train", "supervised", 24, "train_mean_nll",
-        ("dataset=conversations.jsonl", "batch_size=8", "max_steps=24", "learning_rate=0.003", "save_every=10",
+        "chat_sl", _R + "chat_sl.train", "supervised", 32, "train_mean_nll",
+        ("dataset=conversations.jsonl", "batch_size=8", "max_steps=32", "learning_rate=0.003", "save_every=10",
          "eval_every=8", "rolling_save_every=4"),
         data="a JSONL file", quick=True,
     ),
@@ -105,7 +105,7 @@ RECIPES = (
     ),
     Recipe(
         "rl_loop", _R + "rl_loop", "reinforcement", 3, "reward/total",
-        ("batch_size=2", "group_size=8", "max_steps=3", "max_tokens=12", "save_every=2", "learning_rate=0.0005"),
+        ("batch_size=2", "group_size=16", "max_steps=3", "max_tokens=12", "save_every=2", "learning_rate=0.0005"),
         data="openai/gsm8k", takes_renderer=False, starts_warm=True, extra=True,
     ),
     Recipe(
@@ -138,7 +138,7 @@ RECIPES = (
         data="zwhe99/DeepMath-103K, allenai/tulu-3-sft-mixture",
     ),
     Recipe(
-        "sdft", _R + "sdft.train", "self-distillation", 3, "loss:sum",
+        "sdft", _R + "sdft.train", "self-distillation", 3, "sdft/mean_teacher_entropy",
         ("dataset=toolalpaca", "groups_per_batch=8", "max_tokens=12", "max_steps=3", "learning_rate=0.001",
          "eval_every=0"),
         data="tangqiaoyu/ToolAlpaca",

@@ -23,6 +23,10 @@ def first_batch_nll(folder: Path, recipe: Recipe) -> float:
     """Mean negative log-likelihood per weight of the first batch, by the base model: adapters begin at zero."""
     file = "conversations.jsonl" if "JSONL" in recipe.data else f"{recipe.data}/train.jsonl"
     rows = datasets.Dataset.from_json(str(folder / file), cache_dir=str(folder / "hf")).shuffle(seed=0)
+    if recipe.name != "sl_loop":
+        rows = rows.shuffle(
+            seed=0
+        )  # by the builder of the dataset, then by the epoch, whose number is the seed
     renderer = renderers.get_renderer(RENDERER, get_tokenizer(str(MODEL_FOLDER)))
     model = AutoModelForCausalLM.from_pretrained(MODEL_FOLDER, dtype=torch.float32)
     total, weight = 0.0, 0.0

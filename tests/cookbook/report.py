@@ -16,14 +16,15 @@ BEGIN, END = "<!-- {} begin: `make test-cookbook` writes this -->", "<!-- {} end
 
 
 def save(runs: Iterable[Run], failed: Collection[str]) -> None:
-    """Note what each run came to."""
+    """Note what each run came to; other recipes' earlier outcomes stay, so that a few can be run again."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    rows = {run.recipe.name: _outcome(run, run.recipe.name in failed) for run in runs}
+    rows: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rows |= {run.recipe.name: _outcome(run, run.recipe.name in failed) for run in runs}
     RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def _outcome(run: Run, failed: bool) -> dict[str, Any]:
-    values = run.series(run.recipe.figure)
+    values = run.series(run.recipe.figure) or [0.0]  # a run that failed to log it is marked as failed
     return {"failed": failed, "seconds": round(run.seconds), "first": values[0], "last": values[-1]}
 
 
@@ -39,7 +40,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for recipe in RECIPES:
         outcome = results.get(recipe.name)
         if outcome is None:
-            lines.append(f"| {recipe.name} | {recipe.steps} | **did not run** | | | {recipe.data} |")
+            lines.append(f"| {recipe.name} | {recipe.steps} | not measured | | | {recipe.data} |")
             continue
         verdict = "**fails**" if outcome["failed"] else "runs"
         moved = f"`{recipe.figure}` {outcome['first']:.3g} → {outcome['last']:.3g}"
