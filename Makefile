@@ -2,7 +2,7 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration compatibility
+.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration compatibility test-cookbook
 MAKEFLAGS += --no-print-directory
 # Without cached bytecode every process compiles torch, ray and SGLang again: some 20 s of CPU per start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -28,6 +28,9 @@ test: setup  ## every test: units, engines, the whole stack, and each part under
 
 test-unit: setup  ## the tests that start no other process: under a minute
 	@$(RUN) -m tools.test unit
+
+test-cookbook: setup  ## every recipe of the cookbook for a few steps, and docs/cookbook.md from what came of it
+	@$(RUN) -m tools.test cookbook && $(RUN) -m tests.cookbook.report
 
 test-pants: setup  ## `pants test` for each service and for libs (needs a CPython 3.9)
 	@$(RUN) -m tools.test pants

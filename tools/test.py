@@ -23,8 +23,8 @@ TRAIN_PYTHON = ".venv/bin/python"
 SAMPLE_PYTHON = ".venv-sample/bin/python"
 TRAIN_PATHS = ("libs", "services/train", "deploy", "models", "examples", "tools", "tests")
 SAMPLE_PATHS = ("services/sample",)
-UNIT = "not (integration or slow or engine or e2e)"
-LONG = "(integration or slow or engine) and not e2e"
+UNIT = "not (integration or slow or engine or e2e or cookbook)"
+LONG = "(integration or slow or engine) and not (e2e or cookbook)"
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ def steps(group: str) -> list[Step]:
             return [pytest_step("engine", SAMPLE_PYTHON, SAMPLE_PATHS, LONG)]
         case "e2e":
             return [pytest_step("e2e", TRAIN_PYTHON, TRAIN_PATHS, "e2e")]
+        case "cookbook":
+            return [pytest_step("cookbook", TRAIN_PYTHON, ("tests/cookbook",), "cookbook or e2e")]
         case "pants":
             return [Step("pants", (TRAIN_PYTHON, "-m", "tools.pants"), ROOT / "dist" / "test" / "reports")]
         case _:
@@ -91,6 +93,8 @@ def steps(group: str) -> list[Step]:
 
 
 GROUPS = ("unit", "integration", "engine", "e2e", "pants")
+APART = ("cookbook",)
+"""Groups that run only when they are named."""
 
 
 def count_reports(reports: Iterable[Path]) -> Count:
@@ -125,9 +129,10 @@ def run(step: Step) -> Count:
 def main() -> int:
     """Run the chosen groups and print the sum; returns the process's exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.test", description=__doc__)
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)} (default: all)")
+    choices = f"{', '.join(GROUPS)} (default: all of these), {', '.join(APART)}"
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=choices)
     groups = parser.parse_args().groups or list(GROUPS)
-    if unknown := [group for group in groups if group not in GROUPS]:
+    if unknown := [group for group in groups if group not in GROUPS + APART]:
         parser.error(f"no such group: {unknown[0]}")
     total, lines = Count(), list[str]()
     try:

@@ -30,8 +30,8 @@ def test_the_closing_line_is_the_plain_one() -> None:
 
 
 def test_every_mark_is_run_by_some_step() -> None:
-    assert UNIT == "not (integration or slow or engine or e2e)"
-    assert LONG == "(integration or slow or engine) and not e2e"
+    assert UNIT == "not (integration or slow or engine or e2e or cookbook)"
+    assert LONG == "(integration or slow or engine) and not (e2e or cookbook)"
     commands = [" ".join(step.command) for group in GROUPS for step in steps(group)]
     assert sum("services/sample" in command for command in commands) == 2
     assert sum("-m e2e" in command for command in commands) == 1

@@ -23,13 +23,15 @@ class SupportedModel(BaseModel):
     """One base model that is served.
 
     `path` is a local folder in Hugging Face layout; without it the name is looked up in `MODELS_DIR`, then
-    taken as a hub id (`HF_HUB_OFFLINE` is respected).
+    taken as a hub id (`HF_HUB_OFFLINE` is respected). `tokenizer` is what clients are told to load the tokenizer
+    from, a hub id or a folder on their machines; without it they get the place that the model was loaded from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1)
     path: Path | None = None
+    tokenizer: str | None = Field(default=None, min_length=1)
     max_context_length: int | None = Field(default=None, ge=8, description="tokens; default: the model's own")
 
 
@@ -61,7 +63,7 @@ class CommonSettings(BaseSettings):
     metadata_only_over_bytes: int = Field(
         default=2**20, ge=0, description="larger results are announced by their size before they are sent"
     )
-    max_lora_rank: int = Field(default=64, ge=1, le=1024)
+    max_lora_rank: int = Field(default=128, ge=1, le=1024)
 
     @classmethod
     def settings_customise_sources(

@@ -180,6 +180,14 @@ def test_uvicorn_finds_the_app_by_its_name(tmp_path: Path, monkeypatch: pytest.M
     assert app.state.settings.metadata_dir == tmp_path
 
 
+async def test_clients_are_told_the_tokenizer_that_the_setting_names(tmp_path: Path) -> None:
+    models = [{"name": MODEL, "tokenizer": "somewhere/on-a-hub"}]
+    async with running(tmp_path, "one", supported_models=models) as (_, client):
+        info = await post(client, "/get_info", model_id=await new_model(client))
+        assert info["model_data"]["tokenizer_id"] == "somewhere/on-a-hub"
+        assert info["model_data"]["model_name"] == MODEL
+
+
 async def test_a_model_that_cannot_be_loaded_is_named_with_what_to_change(tmp_path: Path) -> None:
     config = TrainingConfig.model_validate(
         {"metadata_dir": tmp_path, "supported_models": [{"name": "x/y", "path": str(tmp_path / "none")}]}

@@ -86,7 +86,7 @@ class Runtime:
         self._schedulers.append(scheduler)
         self._tasks.append(asyncio.create_task(scheduler.run()))
         _log.info("base model loaded", model=model.name, location=location, parameters=info.num_parameters)
-        return BaseModel(model.name, location, info, scheduler)
+        return BaseModel(model.name, model.tokenizer or location, info, scheduler)
 
     async def _end_orphaned_promises(self) -> None:
         """Work of an earlier process died with its memory: say so, instead of leaving clients to poll."""

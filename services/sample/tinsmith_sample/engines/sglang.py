@@ -45,7 +45,7 @@ class EngineConfig:
     context_length: int | None = None
     device: str = "auto"
     threads: int | None = None
-    max_lora_rank: int = 64
+    max_lora_rank: int = 128
     max_resident_adapters: int = 32
     adapters_per_batch: int = 8
     max_prompt_scores: int = 2**18

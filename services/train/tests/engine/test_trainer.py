@@ -206,7 +206,7 @@ def test_a_step_without_gradient_succeeds_and_counts(make_trainer: MakeTrainer) 
     before = trainer.adapter("a").weights.clone()
     metrics = trainer.optim_step("a", AdamParams(1e-2))
     assert metrics["grad_norm"] == 0.0
-    assert metrics["step"] == 1.0
+    assert metrics["optimizer_step"] == 1.0
     assert torch.equal(trainer.adapter("a").weights, before)
 
 
@@ -216,7 +216,7 @@ def test_a_step_clears_the_gradient_also_when_it_is_refused(make_trainer: MakeTr
     with pytest.raises(EngineFailure):
         trainer.optim_step("a", AdamParams(1e-2))
     assert not trainer.adapter("a").grad.any()
-    assert trainer.optim_step("a", AdamParams(1e-2))["step"] == 1.0
+    assert trainer.optim_step("a", AdamParams(1e-2))["optimizer_step"] == 1.0
 
 
 def test_equal_seeds_give_equal_adapters_and_b_is_zero(make_trainer: MakeTrainer) -> None:

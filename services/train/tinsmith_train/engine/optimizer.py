@@ -34,4 +34,5 @@ def adamw_step(
     correction1, correction2 = 1 - params.beta1**step, 1 - params.beta2**step
     denominator = exp_avg_sq.sqrt().div_(math.sqrt(correction2)).add_(params.eps)
     weights.addcdiv_(exp_avg, denominator, value=-params.learning_rate / correction1)
-    return {"grad_norm": grad_norm, "learning_rate": params.learning_rate, "step": float(step)}
+    # Not "step": clients merge these into a log's row, where that name is the row's own number.
+    return {"grad_norm": grad_norm, "learning_rate": params.learning_rate, "optimizer_step": float(step)}

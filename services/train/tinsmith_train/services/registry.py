@@ -15,7 +15,7 @@ _NOTE_USE_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A served base model: its facts, where its tokenizer loads from, and who schedules it."""
+    """A served base model: its facts, where clients load its tokenizer from, and who schedules it."""
 
     name: str
     tokenizer_id: str
