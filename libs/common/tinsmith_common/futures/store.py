@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 from tinsmith_common.blobs import BlobStore
-from tinsmith_common.database import Database
+from tinsmith_common.database import Database, core
 from tinsmith_common.errors import Category, NotFound, PromiseLost
 from tinsmith_common.futures.completions import Completion, CompletionLog
 from tinsmith_common.futures.notifier import Notifier
@@ -35,6 +35,14 @@ class FutureStore:
         self._service = service
         self._notifier: Notifier[Outcome] = Notifier()
         self.completions = CompletionLog(database)
+        # Kept, because making a statement costs SQLAlchemy as much as executing it.
+        self._insert = database.insert_if_absent(PromiseRow, None, "request_id")
+        self._select = select(core(PromiseRow)).where(_row(bindparam("id")))
+        self._end = (
+            update(core(PromiseRow))
+            .where(_row(bindparam("id")), _column(PromiseRow.state) == "pending")
+            .returning(_column(PromiseRow.owner))
+        )
 
     async def submit(
         self, request_id: str, kind: PromiseKind, owner: str, request: bytes | None = None
@@ -56,9 +64,8 @@ class FutureStore:
             request_in_blob=in_blob,
             created_at=datetime.now(UTC),
         )
-        statement = self._database.insert_if_absent(PromiseRow, row.model_dump(), "request_id")
         async with self._database.write() as connection:
-            created = (await connection.execute(statement)).rowcount == 1
+            created = (await connection.execute(self._insert, row.model_dump())).rowcount == 1
             if not created:
                 query = select(_column(PromiseRow.owner)).where(_row(request_id))
                 known_owner = (await connection.execute(query)).scalar_one()
@@ -110,7 +117,7 @@ class FutureStore:
         bodies = {"payload": None, "payload_in_blob": False, "request": None, "request_in_blob": False}
         row = _column(PromiseRow.request_id).in_(fetched)
         async with self._database.write() as connection:
-            await connection.execute(update(PromiseRow).where(row).values(**bodies))
+            await connection.execute(update(core(PromiseRow)).where(row).values(**bodies))
             await self.completions.forget(connection, queue, owner, fetched)
         await asyncio.to_thread(lambda: [self._forget_blobs(request_id) for request_id in fetched])
 
@@ -138,7 +145,7 @@ class FutureStore:
     async def pending(self) -> list[PendingPromise]:
         """Unfinished promises of this service, oldest first."""
         query = (
-            select(PromiseRow)
+            select(core(PromiseRow))
             .where(_column(PromiseRow.service) == self._service, _column(PromiseRow.state) == "pending")
             .order_by(_column(PromiseRow.created_at))
         )
@@ -167,15 +174,11 @@ class FutureStore:
     async def _finish(
         self, request_id: str, values: dict[str, Any], outcome: Outcome, queue: str | None, *conditions: Any
     ) -> bool:
-        statement = (
-            update(PromiseRow)
-            .where(_row(request_id), _column(PromiseRow.state) == "pending", *conditions)
-            .values(finished_at=datetime.now(UTC), **values)
-            .returning(_column(PromiseRow.owner))
-        )
+        statement = self._end.where(*conditions) if conditions else self._end
+        ending = {"id": request_id, "finished_at": datetime.now(UTC), **values}
         size = len(outcome.payload) if outcome.error is None else None
         async with self._database.write() as connection:
-            owner = (await connection.execute(statement)).scalar_one_or_none()
+            owner = (await connection.execute(statement, ending)).scalar_one_or_none()
             if owner is not None and queue is not None:
                 await self.completions.append(connection, queue, owner, Completion(request_id, size))
         if owner is None:
@@ -187,7 +190,7 @@ class FutureStore:
 
     async def _read(self, request_id: str, owner: str) -> Any:
         async with self._database.read() as connection:
-            row = (await connection.execute(select(PromiseRow).where(_row(request_id)))).one_or_none()
+            row = (await connection.execute(self._select, {"id": request_id})).one_or_none()
         if row is None or row.owner != owner:
             raise PromiseLost(
                 f"no promise {request_id}: it expired, or was never made; submit the request again"
@@ -220,11 +223,11 @@ def _failure(message: str, category: Category) -> tuple[dict[str, Any], Outcome]
 
 
 def _column(attribute: Any) -> Any:
-    """A mapped attribute as the column it is at class level (SQLModel types it as its value)."""
-    return attribute
+    """The column behind a mapped attribute (which SQLModel types as its value)."""
+    return attribute.property.columns[0]
 
 
-def _row(request_id: str) -> Any:
+def _row(request_id: Any) -> Any:
     return _column(PromiseRow.request_id) == request_id
 
 
