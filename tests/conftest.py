@@ -13,7 +13,7 @@ MODEL = "tinsmith/tiny-qwen3"
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(StackConfig(port=0, data_dir=tmp_path_factory.mktemp("stack"))) as stack:
+    with Stack(StackConfig(port=0, tls_port=0, data_dir=tmp_path_factory.mktemp("stack"))) as stack:
         yield stack
 
 
