@@ -2,7 +2,7 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-load help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean
+.PHONY: bench bench-load bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean
 MAKEFLAGS += --no-print-directory
 # Without cached bytecode every process compiles torch, ray and SGLang again: some 20 s of CPU per start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -47,6 +47,9 @@ format: setup  ## let ruff rewrite what it can
 
 proto: setup  ## generate the protobuf code again from its .proto file
 	@cd libs/common/tinsmith_common/wire && $(CURDIR)/$(RUN) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. *.proto
+
+bench-train: setup  ## the engine against Hugging Face + PEFT: tokens/s, TFLOP/s, memory, tenants, lengths
+	@$(RUN) -m benchmarks.train $(ARGS)
 
 bench: setup  ## the engine against torch + peft, then small calls through the whole stack
 	@$(RUN) -m benchmarks.engine

@@ -83,6 +83,7 @@ def batch(*names: str) -> list[ForwardBackward]:
     return items
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fused_layers_equal_the_model_s_modules(family: str) -> None:
     ours, reference = trainer(family, keep_bytes=2**40), trainer(family, fused=False)
@@ -99,6 +100,7 @@ def test_fused_layers_equal_the_model_s_modules(family: str) -> None:
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
 
 
+@pytest.mark.slow
 def test_layers_that_run_again_in_the_backward_pass_give_the_same_gradients() -> None:
     work = batch("attention", "large")
     kept, again = trainer("qwen3", keep_bytes=2**40), trainer("qwen3", keep_bytes=0)
@@ -109,6 +111,7 @@ def test_layers_that_run_again_in_the_backward_pass_give_the_same_gradients() ->
         assert torch.equal(kept.adapter(name).grad, again.adapter(name).grad)
 
 
+@pytest.mark.slow
 def test_weights_that_changed_are_copied_again() -> None:
     work = batch("attention")
     fused = trainer("qwen3", keep_bytes=2**40)
