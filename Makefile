@@ -2,7 +2,7 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration compatibility test-cookbook
+.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration compatibility test-cookbook bench-load
 MAKEFLAGS += --no-print-directory
 # Without cached bytecode every process compiles torch, ray and SGLang again: some 20 s of CPU per start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -20,8 +20,9 @@ setup:  ## make .venv and .venv-sample exactly as locked; nothing to do when the
 demo: setup  ## fine-tune and then reinforce a tiny model through the whole stack; writes out/demo/
 	@$(RUN) -m tinsmith_local run -- $(CURDIR)/$(RUN) -m examples.demo
 
-serve: setup  ## run the stack in the foreground on 127.0.0.1:8000 (PORT=)
-	@$(RUN) -m tinsmith_local serve $(if $(PORT),--port $(PORT))
+serve: setup  ## run the stack in the foreground on 127.0.0.1:8000 (PORT=, TLS=1, TLS_CERT= TLS_KEY=)
+	@$(RUN) -m tinsmith_local serve $(if $(PORT),--port $(PORT)) $(if $(TLS),--tls) \
+		$(if $(TLS_CERT),--tls-cert $(TLS_CERT)) $(if $(TLS_KEY),--tls-key $(TLS_KEY))
 
 test: setup  ## every test: units, engines, the whole stack, and each part under Pants
 	@$(RUN) -m tools.test
@@ -62,6 +63,9 @@ bench: setup  ## the engine against torch + peft, then small calls through the w
 
 compatibility: setup  ## try every supported SDK version; writes docs/compatibility.md (CHECK=1 compares instead)
 	@$(RUN) -m tools.compatibility $(if $(CHECK),--check)
+
+bench-load: setup  ## 2,000 samples at once, cleartext and HTTPS; writes benchmarks/results/ (SAMPLES=)
+	@$(RUN) -m benchmarks.load $(if $(SAMPLES),--samples $(SAMPLES))
 
 lock:  ## resolve locks/*.txt again from the pyproject files (UPGRADE=1 for the newest versions)
 	@python=$$(tools/find-python) && "$$python" -m tools.lock $(if $(UPGRADE),--upgrade)

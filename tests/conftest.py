@@ -15,7 +15,7 @@ MODEL = "tinsmith/tiny-qwen3"
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     # Figures of the engine as they are, not as they were five seconds ago.
     env = {"ENGINE_CHECK_INTERVAL_S": "1"}
-    with Stack(StackConfig(port=0, data_dir=tmp_path_factory.mktemp("stack"), env=env)) as stack:
+    with Stack(StackConfig(port=0, tls_port=0, data_dir=tmp_path_factory.mktemp("stack"), env=env)) as stack:
         yield stack
 
 

@@ -64,7 +64,7 @@ def new_config(services: Path, tmp_path: Path) -> Callable[..., StackConfig]:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
-    with Stack(make_config(make_services(folder / "services"), folder / "data")) as running:
+    with Stack(make_config(make_services(folder / "services"), folder / "data", tls_port=0)) as running:
         yield running
 
 

@@ -2,10 +2,12 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tinsmith_local.certificates import OwnCertificate
 from tinsmith_local.gateway import Endpoint, GatewayOptions, ManifestError, bootstrap
 from tinsmith_local.gateway.manifests import load_manifests
 from tinsmith_local.gateway.routes import Route, routing_table
@@ -16,13 +18,16 @@ LONGEST_POLL_S = 45.0
 
 @pytest.fixture
 def options(tmp_path: Path) -> GatewayOptions:
+    own = OwnCertificate(tmp_path / "tls", "127.0.0.1")
+    own.ensure()
     return GatewayOptions(
-        listen=Endpoint("127.0.0.1", 20000),
+        listeners={"http": Endpoint("127.0.0.1", 20000), "https": Endpoint("127.0.0.1", 20005)},
         admin=Endpoint("127.0.0.1", 20001),
         services={
             "tinsmith-train": [Endpoint("127.0.0.1", 20002)],
             "tinsmith-sample": [Endpoint("127.0.0.1", 20003), Endpoint("localhost", 20004)],
         },
+        certificate=own.certificate,
         access_log=tmp_path / "access.log",
     )
 
@@ -83,8 +88,28 @@ def test_every_replica_becomes_an_endpoint(manifests: Path, options: GatewayOpti
 
 
 def test_a_service_without_an_address_is_an_error(manifests: Path, options: GatewayOptions) -> None:
-    incomplete = GatewayOptions(
-        options.listen, options.admin, {"tinsmith-train": options.services["tinsmith-train"]}
-    )
+    incomplete = replace(options, services={"tinsmith-train": options.services["tinsmith-train"]})
     with pytest.raises(ManifestError, match="tinsmith-sample"):
         bootstrap(manifests, incomplete)
+
+
+def test_both_listeners_have_the_same_routes(manifests: Path, options: GatewayOptions) -> None:
+    listeners = bootstrap(manifests, options)["static_resources"]["listeners"]
+    assert [listener["name"] for listener in listeners] == ["http", "https"]
+    managers = [listener["filter_chains"][0]["filters"][0]["typed_config"] for listener in listeners]
+    hosts = [manager["route_config"]["virtual_hosts"] for manager in managers]
+    assert hosts[0] == hosts[1]
+
+
+def test_an_https_listener_without_a_certificate_is_an_error(
+    manifests: Path, options: GatewayOptions
+) -> None:
+    with pytest.raises(ManifestError, match="No certificate was given for the listener https"):
+        bootstrap(manifests, replace(options, certificate=None))
+
+
+def test_a_listener_that_the_gateway_does_not_have_is_an_error(
+    manifests: Path, options: GatewayOptions
+) -> None:
+    with pytest.raises(ManifestError, match="no listener other"):
+        bootstrap(manifests, replace(options, listeners={"other": Endpoint("127.0.0.1", 20000)}))

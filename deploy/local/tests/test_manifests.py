@@ -75,7 +75,26 @@ SPOILED = [
         "policies.yaml", "      name: tinsmith-polls", "      name: nobody", "nobody", id="policy-target"
     ),
     pytest.param("routes.yaml", "port: 8001", "port: 8002", "no Service tinsmith-sample", id="backend-port"),
-    pytest.param("routes.yaml", "sectionName: http", "sectionName: https", "parent", id="parent"),
+    pytest.param("routes.yaml", "- name: tinsmith\n", "- name: other\n", "parent", id="parent"),
+    pytest.param(
+        "routes.yaml",
+        "- name: tinsmith\n",
+        "- {name: tinsmith, sectionName: http}\n",
+        "listeners",
+        id="listener",
+    ),
+    pytest.param("gateway.yaml", "mode: Terminate", "mode: Passthrough", "Passthrough", id="tls-mode"),
+    pytest.param("gateway.yaml", "kind: Secret", "kind: ConfigMap", "ConfigMap", id="certificate-kind"),
+    pytest.param(
+        "gateway.yaml", "protocol: HTTPS", "protocol: HTTP", "Listener https", id="tls-without-https"
+    ),
+    pytest.param(
+        "gateway.yaml",
+        "          - {kind: Secret, name: tinsmith-tls}",
+        "          - {kind: Secret, name: tinsmith-tls}\n      frontendValidation: {}",
+        "frontendValidation",
+        id="unknown-tls-field",
+    ),
     pytest.param("gateway.yaml", "kind: Gateway", "kind: TLSRoute", "TLSRoute", id="unknown-kind"),
     pytest.param(
         "services.yaml", "appProtocol: http", "appProtocol: kubernetes.io/h2c", "h2c", id="upstream-protocol"

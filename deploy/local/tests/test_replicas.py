@@ -52,7 +52,7 @@ def gateway(tmp_path: Path, manifests: Path) -> Iterator[Replicated]:
         "tinsmith-train": [replicas["train"]],
         "tinsmith-sample": [replicas["sample-a"], replicas["sample-b"]],
     }
-    options = GatewayOptions(Endpoint(LOOPBACK, listen), Endpoint(LOOPBACK, admin), services)
+    options = GatewayOptions({"http": Endpoint(LOOPBACK, listen)}, Endpoint(LOOPBACK, admin), services)
     (tmp_path / "envoy.json").write_text(json.dumps(bootstrap(manifests, options)))
     envoy = [
         envoy_path(),

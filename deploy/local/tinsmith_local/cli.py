@@ -51,7 +51,7 @@ def _serve(stack: Stack) -> int:
 def _run(stack: Stack, argv: list[str]) -> int:
     try:
         stack.start()
-        env = {"TINKER_BASE_URL": stack.base_url, "TINKER_API_KEY": stack.api_key, **local_environment()}
+        env = {**stack.client_environment, **local_environment()}
         command = ForegroundCommand(Launch(name="command", command=argv, env=env))
         status = _attend(stack, command)
     finally:
@@ -80,10 +80,9 @@ def _verdict(stack: Stack, status: int) -> int:
 
 
 def _welcome(stack: Stack) -> str:
+    exports = "\n".join(f"    export {name}={value}" for name, value in stack.client_environment.items())
     return (
-        "\nTinsmith is ready. For the tinker SDK:\n\n"
-        f"    export TINKER_BASE_URL={stack.base_url}\n"
-        f"    export TINKER_API_KEY={stack.api_key}\n\n"
+        f"\nTinsmith is ready. For the tinker SDK:\n\n{exports}\n\n"
         f"Logs are in {stack.log_dir}. Ctrl-C stops it.\n"
     )
 
@@ -98,9 +97,14 @@ def _take_signals(stack: Stack) -> None:
 
 def _config(options: argparse.Namespace) -> StackConfig:
     defaults = StackConfig()
+    tls = options.tls or options.tls_cert is not None or options.tls_key is not None
     return StackConfig(
         host=options.host,
-        port=options.port,
+        port=None if tls else options.port,
+        tls_port=options.port if tls else None,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        tls_name=options.tls_name,
         data_dir=options.data_dir,
         train_python=options.train_python or defaults.train_python,
         sample_python=options.sample_python or defaults.sample_python,
@@ -132,6 +136,12 @@ def _add_options(parser: argparse.ArgumentParser, port: str) -> None:
         "--port", type=int, default=default_port, help="of the gateway, 0 for any [%(default)s]"
     )
     parser.add_argument("--host", default="127.0.0.1", help="where the gateway listens [%(default)s]")
+    parser.add_argument("--tls", action="store_true", help="HTTPS with HTTP/2 on that port instead of HTTP")
+    parser.add_argument(
+        "--tls-cert", type=Path, metavar="PEM", help="certificate and intermediates [made here, with a CA]"
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the certificate's private key")
+    parser.add_argument("--tls-name", metavar="NAME", help="by which clients call the gateway [the --host]")
     parser.add_argument(
         "--data-dir", type=Path, default=Path(".tinsmith"), help="for all that it keeps [%(default)s]"
     )

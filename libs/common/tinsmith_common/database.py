@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, NullPool, case, event, inspect
+from sqlalchemy import Connection, NullPool, bindparam, case, event, inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,6 +16,7 @@ from sqlmodel import SQLModel
 
 from tinsmith_common.errors import StoreUnusable
 from tinsmith_common.migrations import upgrade
+from tinsmith_common.sqlite import connect
 
 # A writer in another process holds the file for milliseconds; this only ends when one of them is stuck.
 _SQLITE_BUSY_TIMEOUT_MS = 30_000
@@ -36,7 +37,10 @@ class Database:
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         if self._is_sqlite and self._url.database:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-        self._engine = create_async_engine(self._url, pool_size=8, max_overflow=8, pool_timeout=60)
+        driver = {"async_creator_fn": connect} if self._is_sqlite else {}
+        self._engine = create_async_engine(
+            self._url, pool_size=8, max_overflow=8, pool_timeout=60, connect_args=driver
+        )
         self._write_lock = asyncio.Lock() if self._is_sqlite else None
         if self._is_sqlite:
             event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
@@ -82,10 +86,14 @@ class Database:
         async with self._write_lock or nullcontext(), self._engine.begin() as connection:
             yield connection
 
-    def insert_if_absent(self, table: type[SQLModel], values: dict[str, Any], *key: str) -> Any:
-        """`INSERT … ON CONFLICT (key) DO NOTHING`, in the dialect of this store."""
+    def insert_if_absent(self, table: type[SQLModel], values: dict[str, Any] | None, *key: str) -> Any:
+        """`INSERT … ON CONFLICT (key) DO NOTHING`, in the dialect of this store.
+
+        With `values` None the statement can be kept, and executed with the values of each row.
+        """
         dialect = sqlite if self._is_sqlite else postgresql
-        return dialect.insert(table).values(values).on_conflict_do_nothing(index_elements=list(key))
+        statement = dialect.insert(core(table)).on_conflict_do_nothing(index_elements=list(key))
+        return statement if values is None else statement.values(values)
 
     def copy_if_absent(self, table: type[SQLModel], names: list[str], rows: Any, *key: str) -> Any:
         """`INSERT … SELECT … ON CONFLICT (key) DO NOTHING`; `rows` is a select with a condition."""
@@ -102,16 +110,17 @@ class Database:
             set_={column: mapper.columns[column] + statement.excluded[column]},
         )
 
-    def next_number(self, table: type[SQLModel], name: str, *, at_least: int = 1) -> Any:
+    def next_number(self, table: type[SQLModel]) -> Any:
         """A statement that counts a row of a (name, number) table on, or begins it, and returns the number.
 
-        The number is one more than the last one, or `at_least` if that is larger.
+        Execute it with `name` and `at_least`: the number is one more than the last, or `at_least` if that is more.
         """
         dialect = sqlite if self._is_sqlite else postgresql
-        key, last = inspect(table).columns
+        key, last = core(table).columns
+        at_least = bindparam("at_least", type_=last.type)
         return (
-            dialect.insert(table)
-            .values({key.name: name, last.name: at_least})
+            dialect.insert(core(table))
+            .values({key.name: bindparam("name"), last.name: at_least})
             .on_conflict_do_update(
                 index_elements=[key.name],
                 set_={last.name: case((last < at_least, at_least), else_=last + 1)},
@@ -122,6 +131,11 @@ class Database:
     async def close(self) -> None:
         """Give back all connections."""
         await self._engine.dispose()
+
+
+def core(table: type[SQLModel]) -> Any:
+    """The bare table of a mapped class: statements on it skip the ORM, which took a third of the time of each."""
+    return inspect(table).local_table
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import anyio.to_thread
 import httpx
 import numpy as np
 import pytest
@@ -250,3 +251,22 @@ async def test_metrics_count_requests_and_tokens(serve: Serve, fake_engine: Any)
     assert 'tinsmith_sample_tokens_total{model="tinsmith/tiny"} 2.0' in text
     assert 'tinsmith_engine_adapters{model="tinsmith/tiny"} 0.0' in text
     assert "tinsmith_sample_queue_length 0.0" in text
+
+
+async def test_neither_a_sample_nor_its_poll_goes_through_a_thread_of_the_web_framework(
+    serve: Serve, fake_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_engine.gate.set()
+    in_threads: list[str] = []
+    run_sync: Any = anyio.to_thread.run_sync
+
+    async def noted(function: Any, *arguments: Any, **options: Any) -> Any:
+        in_threads.append(getattr(function, "__name__", repr(function)))
+        return await run_sync(function, *arguments, **options)
+
+    async with serve(fake_engine) as service:
+        sampler = await service.session()
+        monkeypatch.setattr(anyio.to_thread, "run_sync", noted)
+        promise = (await service.sample(sampler)).json()
+        _response(await service.result(promise["request_id"]))
+    assert in_threads == []

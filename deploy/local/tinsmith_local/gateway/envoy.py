@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tinsmith_local.gateway.decode import ManifestError, Seconds
-from tinsmith_local.gateway.manifests import BackendConfigPolicySpec, RouteMatch, load_manifests
+from tinsmith_local.gateway.manifests import BackendConfigPolicySpec, Listener, RouteMatch, load_manifests
 from tinsmith_local.gateway.routes import Route, RoutingTable, routing_table
 
 Json: TypeAlias = dict[str, Any]
@@ -24,22 +24,37 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """PEM files: the server's certificate followed by its intermediates, and its private key."""
+
+    chain: Path
+    key: Path
+
+
+@dataclass(frozen=True)
 class GatewayOptions:
     """What the manifests cannot say because it belongs to this machine."""
 
-    listen: Endpoint
+    listeners: Mapping[str, Endpoint]
+    """Listener name in the manifests → where it listens here; those left out do not."""
     admin: Endpoint
     services: Mapping[str, Sequence[Endpoint]]
     """Service name in the manifests → its replicas."""
+    certificate: Certificate | None = None
+    """What a cluster takes from the Secret of an HTTPS listener."""
     access_log: Path | None = None
 
 
 def bootstrap(manifests: Path, options: GatewayOptions) -> Json:
     """Translate the kustomization in the folder `manifests` into an Envoy bootstrap, ready to be written as JSON.
 
-    Raises ManifestError for anything in the manifests that is not understood, and for a service without an address.
+    Raises ManifestError for anything in the manifests that is not understood, for a service without an address, and
+    for a listener that is asked for and not there.
     """
     table = routing_table(load_manifests(manifests))
+    listeners = {listener.name: listener for listener in table.listeners}
+    if unknown := sorted(options.listeners.keys() - listeners.keys()):
+        raise ManifestError(f"The Gateway has no listener {', '.join(unknown)}")
     missing = sorted(
         set(table.backends) - {name for name, endpoints in options.services.items() if endpoints}
     )
@@ -48,7 +63,10 @@ def bootstrap(manifests: Path, options: GatewayOptions) -> Json:
     return {
         "admin": {"address": _address(options.admin)},
         "static_resources": {
-            "listeners": [_listener(table, options)],
+            "listeners": [
+                _listener(listeners[name], endpoint, table, options)
+                for name, endpoint in sorted(options.listeners.items())
+            ],
             "clusters": [
                 _cluster(name, policy, options.services[name])
                 for name, policy in sorted(table.backends.items())
@@ -57,26 +75,47 @@ def bootstrap(manifests: Path, options: GatewayOptions) -> Json:
     }
 
 
-def _listener(table: RoutingTable, options: GatewayOptions) -> Json:
+def _listener(listener: Listener, endpoint: Endpoint, table: RoutingTable, options: GatewayOptions) -> Json:
+    manager = _hcm(listener.name, table, options)
+    chain: Json = {"filters": [_typed("envoy.filters.network.http_connection_manager", manager)]}
+    if listener.protocol == "HTTPS":
+        chain["transport_socket"] = _tls(listener.name, options.certificate)
     return {
-        "name": "http",
-        "address": _address(options.listen),
+        "name": listener.name,
+        "address": _address(endpoint),
         # With it a second gateway could share the port without an error.
         "enable_reuse_port": False,
-        "per_connection_buffer_limit_bytes": table.listener.per_connection_buffer_limit_bytes,
-        "filter_chains": [
-            {"filters": [_typed("envoy.filters.network.http_connection_manager", _hcm(table, options))]}
-        ],
+        "per_connection_buffer_limit_bytes": table.settings.per_connection_buffer_limit_bytes,
+        "filter_chains": [chain],
     }
 
 
-def _hcm(table: RoutingTable, options: GatewayOptions) -> Json:
-    settings = table.listener.http_settings
+def _tls(listener: str, certificate: Certificate | None) -> Json:
+    if certificate is None:
+        raise ManifestError(f"No certificate was given for the listener {listener}")
+    context = {
+        "@type": f"{_TYPE}.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {
+            "tls_certificates": [
+                {
+                    "certificate_chain": {"filename": str(certificate.chain)},
+                    "private_key": {"filename": str(certificate.key)},
+                }
+            ],
+            # kgateway's default for HTTPS listeners too.
+            "alpn_protocols": ["h2", "http/1.1"],
+        },
+    }
+    return _typed("envoy.transport_sockets.tls", context)
+
+
+def _hcm(name: str, table: RoutingTable, options: GatewayOptions) -> Json:
+    settings = table.settings.http_settings
     manager: Json = {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        # HTTP/1.1 and cleartext HTTP/2 with prior knowledge.
+        # What ALPN chose; without TLS HTTP/1.1, and HTTP/2 with prior knowledge.
         "codec_type": "AUTO",
-        "stat_prefix": "http",
+        "stat_prefix": name,
         "normalize_path": True,
         "generate_request_id": settings.generate_request_id,
         "preserve_external_request_id": settings.preserve_external_request_id,
@@ -89,7 +128,7 @@ def _hcm(table: RoutingTable, options: GatewayOptions) -> Json:
             )
         ],
         "route_config": {
-            "name": "http",
+            "name": name,
             "ignore_port_in_host_matching": True,
             "virtual_hosts": [
                 {"name": "all", "domains": ["*"], "routes": [_route(route) for route in table.routes]}

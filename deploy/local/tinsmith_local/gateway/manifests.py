@@ -65,10 +65,23 @@ class AllowedRoutes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CertificateRef:
+    kind: Literal["Secret"]
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenerTLS:
+    mode: Literal["Terminate"]
+    certificate_refs: tuple[CertificateRef, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Listener:
     name: str
-    protocol: Literal["HTTP"]
+    protocol: Literal["HTTP", "HTTPS"]
     port: int
+    tls: ListenerTLS | None = None
     allowed_routes: AllowedRoutes | None = None
 
 

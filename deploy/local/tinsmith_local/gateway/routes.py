@@ -10,6 +10,7 @@ from tinsmith_local.gateway.manifests import (
     BackendConfigPolicySpec,
     Gateway,
     HTTPRoute,
+    Listener,
     ListenerDefaults,
     ListenerPolicy,
     Manifest,
@@ -38,9 +39,10 @@ class Route:
 
 @dataclass(frozen=True)
 class RoutingTable:
-    """What one listener does: `routes` in the order in which they are tried, and each service's backend policy."""
+    """What every listener does: `routes` in the order in which they are tried, and each service's backend policy."""
 
-    listener: ListenerDefaults
+    listeners: tuple[Listener, ...]
+    settings: ListenerDefaults
     routes: tuple[Route, ...]
     backends: dict[str, BackendConfigPolicySpec]
 
@@ -52,13 +54,14 @@ def routing_table(manifests: Sequence[Manifest]) -> RoutingTable:
     two routes with the same match.
     """
     gateway = _only(manifests, Gateway)
-    if len(gateway.spec.listeners) != 1:
-        raise ManifestError(f"Gateway {gateway.metadata.name}: the local gateway has exactly one listener")
+    for listener in gateway.spec.listeners:
+        _check_listener(listener)
     services = {service.metadata.name: service for service in _all(manifests, Service)}
     listener_policy = _only(manifests, ListenerPolicy)
     _check_targets(listener_policy.spec.target_refs, _GATEWAY_API, "Gateway", {gateway.metadata.name})
     return RoutingTable(
-        listener=listener_policy.spec.default,
+        listeners=gateway.spec.listeners,
+        settings=listener_policy.spec.default,
         routes=_routes(manifests, gateway, services),
         backends=_backends(manifests, services),
     )
@@ -127,12 +130,27 @@ def _backends(
     return backends
 
 
+def _check_listener(listener: Listener) -> None:
+    certificates = len(listener.tls.certificate_refs) if listener.tls is not None else 0
+    if certificates != (1 if listener.protocol == "HTTPS" else 0):
+        raise ManifestError(
+            f"Listener {listener.name}: an HTTPS listener has one certificate, an HTTP listener none"
+        )
+
+
 def _check_parents(route: HTTPRoute, gateway: Gateway) -> None:
-    listener = gateway.spec.listeners[0].name
+    listeners = {listener.name for listener in gateway.spec.listeners}
     for parent in route.spec.parent_refs:
-        if parent.name != gateway.metadata.name or parent.section_name not in (None, listener):
-            expected = f"{gateway.metadata.name}/{listener}"
-            raise ManifestError(f"HTTPRoute {route.metadata.name}: its parent is not {expected}")
+        if parent.name != gateway.metadata.name:
+            raise ManifestError(
+                f"HTTPRoute {route.metadata.name}: its parent is not Gateway {gateway.metadata.name}"
+            )
+    attached = {parent.section_name for parent in route.spec.parent_refs}
+    if None not in attached and attached != listeners:
+        raise ManifestError(
+            f"HTTPRoute {route.metadata.name}: its parents must be all listeners of the Gateway, "
+            f"{', '.join(sorted(listeners))}; the local gateway has the same routes on each"
+        )
 
 
 def _check_targets(targets: Sequence[TargetRef], group: str, kind: str, names: set[str]) -> None:

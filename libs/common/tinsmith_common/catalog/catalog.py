@@ -222,9 +222,10 @@ class SamplingSessions(Repository[SamplingSessionRecord]):
 
     async def next_clone(self, sampling_session_id: str) -> int:
         """1, 2, 3 … for the clients that join a session; no number is given twice."""
-        statement = self._database.next_number(SamplingCloneRow, sampling_session_id)
+        statement = self._database.next_number(SamplingCloneRow)
+        values = {"name": sampling_session_id, "at_least": 1}
         async with self._database.write() as connection:
-            return (await connection.execute(statement)).scalar_one()
+            return (await connection.execute(statement, values)).scalar_one()
 
 
 class Inflight(Repository[InflightRecord]):

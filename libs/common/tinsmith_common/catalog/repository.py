@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, func, select, update
 from sqlmodel import SQLModel
 
 from tinsmith_common.catalog.records import Page
-from tinsmith_common.database import Database
+from tinsmith_common.database import Database, core
 
 R = TypeVar("R")
 
@@ -32,9 +33,8 @@ class Repository(Generic[R]):
 
     async def get(self, key: str) -> R | None:
         """The record of that key, whoever owns it."""
-        query = select(self.table).where(self._column(self.key) == key)
         async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
+            row = (await connection.execute(self._by_key, {"key": key})).one_or_none()
         return None if row is None else self._to_record(row)
 
     async def update(self, key: str, **values: Any) -> None:
@@ -63,6 +63,10 @@ class Repository(Generic[R]):
             total = (await connection.execute(count)).scalar_one()
             rows = (await connection.execute(query)).all()
         return Page(tuple(self._to_record(row) for row in rows), offset, limit, total)
+
+    @cached_property
+    def _by_key(self) -> Any:
+        return select(core(self.table)).where(core(self.table).c[self.key] == bindparam("key"))
 
     def _column(self, name: str) -> Any:
         return getattr(self.table, name)

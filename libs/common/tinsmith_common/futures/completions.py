@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tinsmith_common.database import Database
+from tinsmith_common.database import Database, core
 from tinsmith_common.futures.notifier import Notifier
 from tinsmith_common.futures.tables import CompletionQueueRow, CompletionRow
 
@@ -62,16 +62,16 @@ class CompletionLog:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._notifier: Notifier[None] = Notifier()
+        self._next_number = database.next_number(CompletionQueueRow)
+        self._insert = insert(core(CompletionRow))
 
     async def append(
         self, connection: AsyncConnection, queue: str, owner: str, completion: Completion
     ) -> None:
         """Record an ending, in the caller's transaction. `announce` once it is committed."""
         # Numbering locks the queue's row until the commit: events become visible in the order of their numbers.
-        number = self._database.next_number(
-            CompletionQueueRow, queue, at_least=event_number(datetime.now(UTC))
-        )
-        event = (await connection.execute(number)).scalar_one()
+        number = {"name": queue, "at_least": event_number(datetime.now(UTC))}
+        event = (await connection.execute(self._next_number, number)).scalar_one()
         row = CompletionRow(
             request_id=completion.request_id,
             queue=queue,
@@ -79,7 +79,7 @@ class CompletionLog:
             owner=owner,
             payload_bytes=completion.payload_bytes,
         )
-        await connection.execute(insert(CompletionRow).values(row.model_dump()))
+        await connection.execute(self._insert, row.model_dump())
 
     def announce(self, queue: str) -> None:
         """Wake who waits for events of this queue."""
@@ -124,7 +124,7 @@ class CompletionLog:
 
     async def _read(self, queue: str, owner: str, cursor: int) -> CompletionBatch:
         query = (
-            select(CompletionRow)
+            select(core(CompletionRow))
             .where(*_of(queue, owner), _column(CompletionRow.event) > cursor)
             .order_by(_column(CompletionRow.event))
             .limit(BATCH_LIMIT)
@@ -140,4 +140,4 @@ def _of(queue: str, owner: str) -> tuple[Any, Any]:
 
 
 def _column(attribute: Any) -> Any:
-    return attribute
+    return attribute.property.columns[0]

@@ -6,11 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 from tinsmith_common.blobs import BlobStore
 from tinsmith_common.catalog.usage import UsageLedger
-from tinsmith_common.database import Database
+from tinsmith_common.database import Database, core
 from tinsmith_common.errors import Category, NotFound, PromiseLost
 from tinsmith_common.futures.completions import Completion, CompletionLog
 from tinsmith_common.futures.metrics import WorkMetrics
@@ -51,6 +51,14 @@ class FutureStore:
         self.spans = Spans(database)
         self._notifier: Notifier[Outcome] = Notifier()
         self.completions = CompletionLog(database)
+        # Kept, because making a statement costs SQLAlchemy as much as executing it.
+        self._insert = database.insert_if_absent(PromiseRow, None, "request_id")
+        self._select = select(core(PromiseRow)).where(_row(bindparam("id")))
+        self._end = (
+            update(core(PromiseRow))
+            .where(_row(bindparam("id")), _column(PromiseRow.state) == "pending")
+            .returning(*map(_column, (PromiseRow.owner, PromiseRow.kind, PromiseRow.created_at)))
+        )
 
     async def submit(
         self, request_id: str, kind: PromiseKind, owner: str, request: bytes | None = None
@@ -73,9 +81,8 @@ class FutureStore:
             request_in_blob=in_blob,
             created_at=received_at(),
         )
-        statement = self._database.insert_if_absent(PromiseRow, row.model_dump(), "request_id")
         async with self._database.write() as connection:
-            created = (await connection.execute(statement)).rowcount == 1
+            created = (await connection.execute(self._insert, row.model_dump())).rowcount == 1
             if not created:
                 query = select(_column(PromiseRow.owner)).where(_row(request_id))
                 known_owner = (await connection.execute(query)).scalar_one()
@@ -140,7 +147,7 @@ class FutureStore:
         bodies = {"payload": None, "payload_in_blob": False, "request": None, "request_in_blob": False}
         row = _column(PromiseRow.request_id).in_(fetched)
         async with self._database.write() as connection:
-            await connection.execute(update(PromiseRow).where(row).values(**bodies))
+            await connection.execute(update(core(PromiseRow)).where(row).values(**bodies))
             await self.completions.forget(connection, queue, owner, fetched)
         await asyncio.to_thread(lambda: [self._forget_blobs(request_id) for request_id in fetched])
 
@@ -168,7 +175,7 @@ class FutureStore:
     async def pending(self) -> list[PendingPromise]:
         """Unfinished promises of this service, oldest first."""
         query = (
-            select(PromiseRow)
+            select(core(PromiseRow))
             .where(_column(PromiseRow.service) == self._service, _column(PromiseRow.state) == "pending")
             .order_by(_column(PromiseRow.created_at))
         )
@@ -212,13 +219,9 @@ class FutureStore:
             values["quantities"] = {kind.value: quantity for kind, quantity in usage.quantities.items()}
         async with self._database.write() as connection:
             now = datetime.now(UTC)
-            statement = (
-                update(PromiseRow)
-                .where(_row(request_id), _column(PromiseRow.state) == "pending", *conditions)
-                .values(finished_at=now, **values)
-                .returning(*map(_column, (PromiseRow.owner, PromiseRow.kind, PromiseRow.created_at)))
-            )
-            promise = (await connection.execute(statement)).one_or_none()
+            statement = self._end.where(*conditions) if conditions else self._end
+            ending = {"id": request_id, "finished_at": now, **values}
+            promise = (await connection.execute(statement, ending)).one_or_none()
             if promise is not None and usage is not None:
                 await self._usage.add(connection, promise.owner, usage, now)
             if promise is not None and queue is not None:
@@ -235,7 +238,7 @@ class FutureStore:
 
     async def _read(self, request_id: str, owner: str) -> Any:
         async with self._database.read() as connection:
-            row = (await connection.execute(select(PromiseRow).where(_row(request_id)))).one_or_none()
+            row = (await connection.execute(self._select, {"id": request_id})).one_or_none()
         if row is None or row.owner != owner:
             raise PromiseLost(
                 f"no promise {request_id}: it expired, or was never made; submit the request again"
@@ -268,11 +271,11 @@ def _failure(message: str, category: Category, state: str = "failed") -> tuple[d
 
 
 def _column(attribute: Any) -> Any:
-    """A mapped attribute as the column it is at class level (SQLModel types it as its value)."""
-    return attribute
+    """The column behind a mapped attribute (which SQLModel types as its value)."""
+    return attribute.property.columns[0]
 
 
-def _row(request_id: str) -> Any:
+def _row(request_id: Any) -> Any:
     return _column(PromiseRow.request_id) == request_id
 
 

@@ -1,5 +1,7 @@
 """Runs an app under uvicorn with what the protocol needs."""
 
+import resource
+
 import uvicorn
 from fastapi import FastAPI
 
@@ -9,6 +11,9 @@ from tinsmith_common.observability import get_logger
 # Heartbeats come every 10 s: uvicorn's 5 s would close every connection between two of them.
 _KEEP_ALIVE_S = 120
 _GRACE_S = 5
+# A poll is a socket, and thousands may be held and may come at once; the kernel's own limits hold as well.
+_OPEN_FILES = 65536
+_BACKLOG = 8192
 
 
 def give_up(app: FastAPI, error: TinsmithError) -> None:
@@ -24,11 +29,13 @@ def serve(app: FastAPI, host: str, port: int) -> int:
 
     `app.state.give_up` is what the app calls, after logging why, when it cannot do its work.
     """
+    raise_open_files()
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         log_config=None,
+        backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
@@ -42,3 +49,11 @@ def serve(app: FastAPI, host: str, port: int) -> int:
     app.state.give_up = give_up
     server.run()
     return 1 if gave_up or not server.started else 0
+
+
+def raise_open_files() -> None:
+    """Allow this process as many open files as it may have: many systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

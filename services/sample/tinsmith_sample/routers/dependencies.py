@@ -10,12 +10,12 @@ from tinsmith_sample.services.sampling import SamplingService
 from tinsmith_sample.services.sessions import SamplingSessions
 
 
-def get_sessions(request: Request) -> SamplingSessions:
+async def get_sessions(request: Request) -> SamplingSessions:
     """The app's sampling sessions."""
     return cast(SamplingSessions, request.app.state.sessions)
 
 
-def get_sampling(request: Request) -> SamplingService:
+async def get_sampling(request: Request) -> SamplingService:
     """The app's sampling service."""
     return cast(SamplingService, request.app.state.sampling)
 

@@ -94,7 +94,7 @@ class SamplingService:
         if not await self._futures.cancel(request_id, owner, queue=_queue(request_id)):
             return
         self._metrics.cancelled.inc()
-        if (task := self._running.get(request_id)) is not None:
+        if (task := self._running.pop(request_id, None)) is not None:
             task.cancel()
 
     async def stop(self) -> None:

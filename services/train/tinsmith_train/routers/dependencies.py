@@ -17,12 +17,12 @@ from tinsmith_train.services.compression import decompress
 from tinsmith_train.services.container import Services
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
     """The app's services."""
     return cast(Services, request.app.state.services)
 
 
-def get_config(request: Request) -> TrainingConfig:
+async def get_config(request: Request) -> TrainingConfig:
     """The app's settings."""
     return cast(TrainingConfig, request.app.state.settings)
 
@@ -34,7 +34,7 @@ async def get_body(request: Request, content_encoding: Annotated[str, Header()] 
         return body
     if content_encoding.lower() != "zstd":
         raise InvalidInput(f"Content-Encoding {content_encoding} is not understood; send zstd, or plain")
-    return await asyncio.to_thread(decompress, body, get_config(request).max_body_bytes)
+    return await asyncio.to_thread(decompress, body, (await get_config(request)).max_body_bytes)
 
 
 def get_kind(content_type: Annotated[str, Header()] = "") -> str:
