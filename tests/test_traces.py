@@ -20,6 +20,7 @@ from tinsmith_common.catalog import SamplingSessionRecord, SessionRecord
 from tinsmith_common.errors import Forbidden
 from tinsmith_common.futures import PromiseKind
 from tinsmith_common.futures.tables import SpanRow
+from tinsmith_common.secret_file import SecretFile
 from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
 from tinsmith_train.services import trace_exports
@@ -58,7 +59,7 @@ async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
 
 @pytest.fixture
 def exports(stores: Stores, tmp_path: Path) -> TraceExports:
-    signer = UrlSigner(tmp_path / "key")
+    signer = UrlSigner(SecretFile(tmp_path / "key"))
     return TraceExports(stores.catalog, stores.futures, tmp_path / "traces", signer, "https://here/")
 
 

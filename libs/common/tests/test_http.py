@@ -1,7 +1,5 @@
 """The HTTP shell, on a real app over ASGI."""
 
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -244,13 +242,3 @@ async def test_a_batch_poll_tells_results_with_their_size_from_failures(
 
 async def test_a_batch_poll_of_a_session_without_events_keeps_its_cursor(client: httpx.AsyncClient) -> None:
     assert await batch(client, prev_cursor=7) == {"completions": [], "cursor": 7}
-
-
-def test_a_service_allows_itself_the_open_files_that_it_may_have() -> None:
-    text = (
-        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096)); "
-        "from tinsmith_common.http.server import raise_open_files; raise_open_files(); "
-        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
-    )
-    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "4096"

@@ -234,6 +234,12 @@ class Inflight(Repository[InflightRecord]):
     table = InflightRow
     record = InflightRecord
 
+    async def put(self, record: InflightRecord) -> None:
+        """Point the run at other weights."""
+        async with self._database.write() as connection:
+            await connection.execute(delete(self.table).where(self._column("id") == record.id))
+            await connection.execute(insert(self.table).values(asdict(record)))
+
 
 class CustomLosses(Repository[CustomLossRecord]):
     """Losses that clients uploaded."""

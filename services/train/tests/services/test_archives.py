@@ -14,6 +14,7 @@ from safetensors.numpy import load, save_file
 
 from tinsmith_common.catalog import CheckpointRecord
 from tinsmith_common.errors import Forbidden, NotFound
+from tinsmith_common.secret_file import SecretFile
 from tinsmith_common.stores import Stores
 from tinsmith_train.services import archives
 from tinsmith_train.services.archives import ArchiveService, archive
@@ -69,7 +70,7 @@ def test_an_archive_of_any_size_is_made_in_small_pieces(tmp_path: Path) -> None:
 
 @pytest.fixture
 def service(checkpoints: CheckpointService, tmp_path: Path) -> ArchiveService:
-    return ArchiveService(checkpoints, UrlSigner(tmp_path / "key"), "https://tinker.example/")
+    return ArchiveService(checkpoints, UrlSigner(SecretFile(tmp_path / "key")), "https://tinker.example/")
 
 
 async def follow(service: ArchiveService, url: str) -> bytes:

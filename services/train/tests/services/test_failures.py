@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tinsmith_common.catalog import CopyRecord, RunRecord, SamplingSessionRecord
+from tinsmith_common.catalog import RunRecord, SamplingSessionRecord
 from tinsmith_common.errors import Category, EngineFailure
 from tinsmith_common.futures import PromiseKind
 from tinsmith_common.stores import Stores
@@ -174,7 +174,7 @@ async def test_a_lost_model_is_corrupted_and_fails_its_open_session(
 async def test_a_restart_loses_the_models_of_open_sessions_only(stores: Stores, services: Services) -> None:
     open_id, copies_id, closed_id = [await new_session(services) for _ in range(3)]
     lost, copy, closed = [await add_run(stores, item) for item in (open_id, copies_id, closed_id)]
-    await stores.catalog.copies.create(CopyRecord(copy, "tinker://x", NOW))
+    await stores.catalog.runs.update(copy, copied_from="tinker://x")
     await services.sessions.finish(
         "ann", closed_id, FinishSessionRequest.model_validate({"reason": {"type": "success"}})
     )
