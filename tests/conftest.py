@@ -6,14 +6,33 @@ from pathlib import Path
 import pytest
 import tinker
 
+from tests.conformance.plugin import ConformanceTable
+from tests.remote import RemoteStack
 from tinsmith_local import Stack, StackConfig
+from tinsmith_local.config import default_api_key
 
 MODEL = "tinsmith/tiny-qwen3"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--conformance", action="store_true", help="a row of the table that does not hold fails")
+    parser.addoption("--against", metavar="URL", help="test a server that runs, not a stack of our own")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(ConformanceTable(strict=config.getoption("--conformance")))
+
+
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(StackConfig(port=0, data_dir=tmp_path_factory.mktemp("stack"))) as stack:
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Stack | RemoteStack]:
+    if url := pytestconfig.getoption("--against"):
+        yield RemoteStack(url, default_api_key())
+        return
+    # Expired things go within a second of the moment at which a test looks.
+    env = {"MAINTENANCE_INTERVAL_S": "1"}
+    with Stack(StackConfig(port=0, data_dir=tmp_path_factory.mktemp("stack"), env=env)) as stack:
         yield stack
 
 

@@ -53,12 +53,14 @@ def run_id(service: tinker.ServiceClient) -> str:
     return trainer.get_info().model_id
 
 
+@pytest.mark.row("cli-model-list", "cli-run-list", "cli-run-info", call="CLI")
 def test_models_and_runs_are_listed(stack: Stack, run_id: str) -> None:
     assert MODEL in cli(stack, "model", "list")
     assert run_id in json.dumps(cli_json(stack, "run", "list"))
     assert MODEL in json.dumps(cli_json(stack, "run", "info", run_id))
 
 
+@pytest.mark.row("cli-checkpoint-list", "cli-checkpoint-info", call="CLI")
 def test_checkpoints_are_listed_and_described(stack: Stack, run_id: str) -> None:
     path = f"tinker://{run_id}/weights/one"
     assert path in json.dumps(cli_json(stack, "checkpoint", "list"))
@@ -66,6 +68,13 @@ def test_checkpoints_are_listed_and_described(stack: Stack, run_id: str) -> None
     assert path in json.dumps(cli_json(stack, "checkpoint", "info", path))
 
 
+@pytest.mark.row(
+    "cli-checkpoint-publish",
+    "cli-checkpoint-unpublish",
+    "cli-checkpoint-set-ttl",
+    "cli-checkpoint-delete",
+    call="CLI",
+)
 def test_a_checkpoint_is_published_withdrawn_given_a_ttl_and_deleted(
     stack: Stack, rest: tinker.RestClient, run_id: str
 ) -> None:
@@ -84,6 +93,7 @@ def test_a_checkpoint_is_published_withdrawn_given_a_ttl_and_deleted(
     assert listed() == []
 
 
+@pytest.mark.row("cli-checkpoint-download", call="CLI")
 def test_a_download_holds_the_adapter_and_leaves_no_export_behind(
     stack: Stack, rest: tinker.RestClient, run_id: str, tmp_path: Path
 ) -> None:
@@ -95,6 +105,7 @@ def test_a_download_holds_the_adapter_and_leaves_no_export_behind(
     assert [item.tinker_path for item in kept if "/external_weights/download" in item.tinker_path] == []
 
 
+@pytest.mark.row("cli-billing-storage", "cli-auth-status", call="CLI")
 def test_storage_and_credentials_are_told(stack: Stack, run_id: str) -> None:
     assert cli_json(stack, "billing", "checkpoint-storage")
     assert "yes" in cli(stack, "auth", "status").lower()

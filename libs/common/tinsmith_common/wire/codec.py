@@ -1,5 +1,6 @@
 """Between protobuf messages and arrays. Arrays on the wire are little-endian and densely packed."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -175,7 +176,8 @@ def _decode_tensor(tensor: pb.Tensor, where: str) -> Array:
     if tensor.WhichOneof("encoding") == "sparse_csr":
         return _decode_csr(tensor.sparse_csr, code, shape, where)
     values = _from_bytes(tensor.dense, code, where)
-    if values.size != int(np.prod(shape)):
+    # Not numpy's product: sizes are the client's, and theirs wraps around at 2^63.
+    if values.size != math.prod(shape):
         raise InvalidInput(f"{where}: {values.size} values do not fill the shape {list(shape)}")
     return values.reshape(shape)
 

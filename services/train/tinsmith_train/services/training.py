@@ -10,6 +10,7 @@ from tinsmith_common.http.errors import describe_validation
 from tinsmith_common.wire.codec import (
     ForwardBackwardAddress,
     WireDatum,
+    WireForwardBackward,
     decode_forward_backward,
     encode_forward_backward_output,
     parse_forward_backward,
@@ -39,20 +40,7 @@ class TrainingService:
         def build() -> Pass:
             if isinstance(graph, TinsmithError):
                 raise graph
-            request = decode_forward_backward(address.message)
-            config = dict(request.loss_fn_config)
-            if graph is not None:
-                del config["loss_id"]
-            item = ForwardBackward(
-                adapter_id=request.model_id,
-                datums=tuple(
-                    _to_datum(index, datum, request.loss_fn) for index, datum in enumerate(request.datums)
-                ),
-                loss=request.loss_fn,
-                loss_config=config,
-                forward_only=request.forward_only,
-                graph=graph,
-            )
+            item = to_item(decode_forward_backward(address.message), graph)
             return Pass(item, _encode_result)
 
         return await self._submissions.submit(
@@ -87,6 +75,21 @@ class TrainingService:
         return await self._submissions.submit(
             owner, address.model_id, address.seq_id, PromiseKind.OPTIM_STEP, build
         )
+
+
+def to_item(request: WireForwardBackward, graph: LossGraph | None = None) -> ForwardBackward:
+    """What the engine is to do. `graph` is the loss that `loss_id` names. Raises `InvalidInput`."""
+    config = dict(request.loss_fn_config)
+    if graph is not None:
+        del config["loss_id"]
+    return ForwardBackward(
+        adapter_id=request.model_id,
+        datums=tuple(_to_datum(index, datum, request.loss_fn) for index, datum in enumerate(request.datums)),
+        loss=request.loss_fn,
+        loss_config=config,
+        forward_only=request.forward_only,
+        graph=graph,
+    )
 
 
 def _to_datum(index: int, datum: WireDatum, loss: str) -> Datum:

@@ -1,0 +1,50 @@
+"""The protocol without the SDK, to send what the SDK never would and to see what it never shows."""
+
+from typing import Any
+
+import httpx
+
+from tinsmith_common.wire import tinsmith_wire_pb2 as pb
+from tinsmith_local import Stack
+
+MODEL = "tinsmith/tiny-qwen3"
+
+
+class RawClient:
+    """Speaks HTTP to the gateway."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.http = httpx.Client(
+            base_url=f"{stack.base_url}/api/v1", headers={"X-API-Key": stack.api_key}, timeout=60
+        )
+
+    def post(self, url: str, /, **body: Any) -> Any:
+        """What an endpoint that must succeed answers."""
+        answer = self.http.post(url, json=body)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def new_session(self) -> str:
+        return self.post("/create_session", tags=[], sdk_version="0.38.0")["session_id"]
+
+    def new_model(self, session_id: str | None = None, **lora: Any) -> str:
+        address = {"session_id": session_id or self.new_session(), "model_seq_id": 0}
+        promise = self.post("/create_model", **address, base_model=MODEL, lora_config={"rank": 4, **lora})
+        return self.result(promise["request_id"])["model_id"]
+
+    def result(self, request_id: str) -> dict[str, Any]:
+        answer = self.poll(request_id)
+        return answer.json() if "json" in answer.headers["content-type"] else {"protobuf": answer.content}
+
+    def poll(self, request_id: str, **body: Any) -> httpx.Response:
+        return self.http.post("/retrieve_future", json={"request_id": request_id, **body})
+
+    def submit(self, body: pb.ForwardBackwardRequest | bytes) -> httpx.Response:
+        content = body if isinstance(body, bytes) else body.SerializeToString()
+        headers = {"content-type": "application/x-protobuf"}
+        return self.http.post("/forward_backward", content=content, headers=headers)
+
+    def forward_backward(self, message: pb.ForwardBackwardRequest) -> dict[str, Any]:
+        promise = self.submit(message)
+        assert promise.status_code == 200, promise.text
+        return self.result(promise.json()["request_id"])
