@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+import tinker
 
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_local import Stack
@@ -39,6 +40,14 @@ class RawClient:
     def poll(self, request_id: str, **body: Any) -> httpx.Response:
         return self.http.post("/retrieve_future", json={"request_id": request_id, **body})
 
+    def is_running(self, request_id: str) -> bool:
+        """Whether a promise is there and not ended: then a poll is held."""
+        try:
+            answer = self.http.post("/retrieve_future", json={"request_id": request_id}, timeout=1)
+        except httpx.ReadTimeout:
+            return True
+        return "try_again" in answer.text
+
     def submit(self, body: pb.ForwardBackwardRequest | bytes) -> httpx.Response:
         content = body if isinstance(body, bytes) else body.SerializeToString()
         headers = {"content-type": "application/x-protobuf"}
@@ -48,3 +57,11 @@ class RawClient:
         promise = self.submit(message)
         assert promise.status_code == 200, promise.text
         return self.result(promise.json()["request_id"])
+
+
+def skip_a_turn(trainer: tinker.TrainingClient) -> int:
+    """Have the client leave one seq_id out, which is answered: what it submits next waits for that one."""
+    state = vars(trainer)
+    state["_request_id_counter"] += 1
+    state["_turn_counter"] += 1
+    return state["_request_id_counter"]

@@ -12,7 +12,7 @@ import tinker
 from numpy.typing import NDArray
 
 from tests.data import some_tokens, supervised
-from tests.raw import RawClient
+from tests.raw import RawClient, skip_a_turn
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_local import Stack
 
@@ -152,23 +152,6 @@ def test_bad_optimizer_parameters_fail_as_the_user_s(raw: RawClient, adam: objec
     assert "protobuf" in raw.forward_backward(request(model_id, 2))
 
 
-def test_the_same_submission_twice_is_one_promise_and_runs_once(raw: RawClient) -> None:
-    model_id = raw.new_model()
-    body = request(model_id, 1).SerializeToString()
-    first, second = (raw.http.post("/forward_backward", content=body).json() for _ in range(2))
-    assert first == second
-    step = {"model_id": model_id, "seq_id": 2, "adam_params": {"learning_rate": 0.1}}
-    metrics = raw.result(raw.http.post("/optim_step", json=step).json()["request_id"])["metrics"]
-    other = raw.new_model()
-    once = request(other, 1).SerializeToString()
-    raw.result(raw.http.post("/forward_backward", content=once).json()["request_id"])
-    step["model_id"] = other
-    assert (
-        metrics.keys()
-        == raw.result(raw.http.post("/optim_step", json=step).json()["request_id"])["metrics"].keys()
-    )
-
-
 @pytest.mark.row("unknown-model", call="raw HTTP")
 def test_an_operation_of_an_unknown_model_fails_through_its_future(raw: RawClient) -> None:
     failure = raw.forward_backward(request(f"{uuid.uuid4()}:train:0", 1))
@@ -208,13 +191,30 @@ def test_killing_the_sample_service_mid_run_does_not_fail_the_run(
     )
 
 
+@pytest.mark.row(
+    "restart-train",
+    call="TrainingClient.forward(…).result(), create_training_client_from_state_with_optimizer",
+)
 def test_after_a_restart_of_the_train_service_a_run_resumes_from_its_saved_state(
     stack: Stack, service: tinker.ServiceClient
 ) -> None:
     trainer = service.create_lora_training_client(MODEL, rank=4).result()
+    data = [supervised(some_tokens(1))]
+    before = trainer.forward(data, "cross_entropy").result().metrics
     path = trainer.save_state("safe").result().path
+    skip_a_turn(trainer)
+    waiting = trainer.forward(data, "cross_entropy")
+    model_id = trainer.get_info().model_id
+    raw = RawClient(stack)
+    while not raw.is_running(f"{model_id}:4"):
+        assert not waiting.done()
+    stack.kill("train")
     stack.restart("train")
+    # Work that the service took with it ends with a reason, and not with polls for ever.
+    with pytest.raises(tinker.RequestFailedError) as caught:
+        waiting.result(timeout=120)
+    assert caught.value.category == "server"
     with pytest.raises(tinker.RequestFailedError, match="not loaded"):
-        trainer.forward([supervised(some_tokens(1))], "cross_entropy").result()
+        trainer.forward(data, "cross_entropy").result()
     resumed = service.create_training_client_from_state_with_optimizer(path).result()
-    assert resumed.forward([supervised(some_tokens(1))], "cross_entropy").result().loss_fn_outputs
+    assert resumed.forward(data, "cross_entropy").result().metrics == before

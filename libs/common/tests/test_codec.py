@@ -41,6 +41,7 @@ def datum(targets: torch.Tensor, weights: torch.Tensor) -> tinker.Datum:
     return tinker.Datum(model_input=tinker.ModelInput.from_ints([5, 6, 7]), loss_fn_inputs=inputs)
 
 
+@pytest.mark.row("descriptors", call="the SDK's own protobuf module")
 def test_our_messages_have_the_sdk_s_fields_and_numbers() -> None:
     ours, theirs = pb.DESCRIPTOR.message_types_by_name, sdk_pb.DESCRIPTOR.message_types_by_name
     assert set(ours) == set(theirs)
@@ -142,6 +143,14 @@ def test_a_malformed_sparse_tensor_is_refused(crow: list[int], columns: list[int
     message = broken(shape=shape)
     message.data[0].loss_fn_inputs["weights"].sparse_csr.CopyFrom(csr)
     with pytest.raises(InvalidInput, match="datum 0: weights"):
+        decode_forward_backward(message)
+
+
+def test_a_shape_whose_size_wraps_around_is_refused() -> None:
+    # 2^62 * 4 is 0 in 64 bits, which an empty tensor would fill.
+    tensor = pb.Tensor(dense=b"", dtype=pb.DTYPE_FLOAT32, shape=[2**62, 4])
+    message = pb.ForwardBackwardRequest(data=[pb.Datum(loss_fn_inputs={"weights": tensor})])
+    with pytest.raises(InvalidInput, match="do not fill the shape"):
         decode_forward_backward(message)
 
 

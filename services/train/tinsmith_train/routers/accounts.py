@@ -1,19 +1,22 @@
 """Audit log and usage."""
 
 from datetime import date
+from typing import Annotated
 
-from fastapi import APIRouter
-from pydantic import AwareDatetime
+from fastapi import APIRouter, Query
 
 from tinsmith_common.wire.accounts import AuditEventType, AuditResponse, StorageResponse, UsageResponse
+from tinsmith_common.wire.base import UtcDatetime
 from tinsmith_train.routers.dependencies import Caller, ServicesDep
 
 router = APIRouter(tags=["accounts"])
 
+Day = Annotated[date | None, Query(lt=date.max)]  # the day after it is looked at too
+
 
 @router.get("/audit", response_model_exclude_none=True, summary="Audit log")
 async def audit(
-    caller: Caller, services: ServicesDep, event_type: AuditEventType = "all", day: date | None = None
+    caller: Caller, services: ServicesDep, event_type: AuditEventType = "all", day: Day = None
 ) -> AuditResponse:
     """Of one UTC day, by default today."""
     return await services.audit.of_day(caller.owner, event_type, day)
@@ -21,7 +24,7 @@ async def audit(
 
 @router.get("/billing/usage/events", summary="Usage by hour")
 async def usage_events(
-    starting_on: AwareDatetime, ending_before: AwareDatetime, caller: Caller, services: ServicesDep
+    starting_on: UtcDatetime, ending_before: UtcDatetime, caller: Caller, services: ServicesDep
 ) -> UsageResponse:
     """Checkpoints saved."""
     return await services.usage.events(caller.owner, starting_on, ending_before)

@@ -43,7 +43,7 @@ def get_address(body: Annotated[bytes, Depends(get_body)]) -> OperationAddress:
         return OperationAddress.model_validate(values)
     except ValidationError as error:
         raise InvalidInput(describe_validation(error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON: {error}") from error
 
 
@@ -51,7 +51,7 @@ ConfigDep = Annotated[TrainingConfig, Depends(get_config)]
 ServicesDep = Annotated[Services, Depends(get_services)]
 Body = Annotated[bytes, Depends(get_body)]
 Address = Annotated[OperationAddress, Depends(get_address)]
-Offset = Annotated[int, Query(ge=0)]
+Offset = Annotated[int, Query(ge=0, le=2**63 - 1)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 __all__ = ["Address", "Body", "Caller", "ConfigDep", "Limit", "Offset", "ServicesDep"]

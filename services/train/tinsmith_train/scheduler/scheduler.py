@@ -96,7 +96,7 @@ class Scheduler:
         try:
             payload = await task.run(self._backend)
         except Exception as error:
-            await self._fail(operation, _as_tinsmith_error(error))
+            await self._fail(operation, as_tinsmith_error(error))
             if isinstance(error, WorkerLost):
                 await self._restart_backend(error)
         else:
@@ -110,7 +110,7 @@ class Scheduler:
         try:
             results = await self._backend.forward_backward([work.item for _, work in passes])
         except Exception as error:
-            results = [_as_tinsmith_error(error)] * len(passes)
+            results = [as_tinsmith_error(error)] * len(passes)
             lost = error if isinstance(error, WorkerLost) else None
         seconds = time.perf_counter() - start
         self._metrics.observe_pass(len(passes), sum(work.tokens for _, work in passes), seconds)
@@ -146,7 +146,8 @@ class Scheduler:
         return sum(lane.waiting for lane in self._lanes.values())
 
 
-def _as_tinsmith_error(error: Exception) -> TinsmithError:
+def as_tinsmith_error(error: Exception) -> TinsmithError:
+    """What to end a promise with: every one that was recorded must end, or its client waits for ever."""
     if isinstance(error, TinsmithError):
         return error
     _log.error("unexpected error in an operation", exc_info=error)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tinsmith_common.catalog import Catalog, CheckpointRecord, RunRecord
-from tinsmith_common.errors import InvalidInput, NotFound, TinsmithError
+from tinsmith_common.errors import InvalidInput, NotFound
 from tinsmith_common.futures import FutureStore, PromiseKind
 from tinsmith_common.wire.training import (
     CreateModelRequest,
@@ -18,6 +18,7 @@ from tinsmith_common.wire.weights import LoadWeightsRequest, LoadWeightsResult
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.types import LoraSpec
 from tinsmith_train.scheduler.operations import Operation, Task
+from tinsmith_train.scheduler.scheduler import as_tinsmith_error
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.registry import ModelRegistry
 
@@ -131,10 +132,11 @@ class ModelService:
             return request_id
         try:
             run, task = await prepare()
-        except TinsmithError as error:
+            await self._catalog.runs.create(run)
+        except Exception as raised:
+            error = as_tinsmith_error(raised)
             await self._futures.fail(request_id, error.message, error.category)
             return request_id
-        await self._catalog.runs.create(run)
         self._registry.add(run)
         scheduler = self._registry.scheduler_of(run)
         scheduler.open_lane(model_id)

@@ -4,13 +4,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from tinsmith_common.catalog import Catalog
-from tinsmith_common.errors import EngineFailure, InvalidInput, TinsmithError
+from tinsmith_common.errors import InvalidInput
 from tinsmith_common.futures import FutureStore, PromiseKind
-from tinsmith_common.observability import get_logger
 from tinsmith_train.scheduler.operations import Operation, Pass, Rejected, Task
+from tinsmith_train.scheduler.scheduler import as_tinsmith_error
 from tinsmith_train.services.registry import ModelRegistry
-
-_log = get_logger(__name__)
 
 
 class Submissions:
@@ -63,11 +61,5 @@ class Submissions:
 def _build(build: Callable[[], Pass | Task]) -> Pass | Task | Rejected:
     try:
         return build()
-    except TinsmithError as error:
-        return Rejected(error)
     except Exception as error:
-        # The promise is recorded by now: without an ending, whoever polls it would wait for ever.
-        _log.exception("a submission could not be read")
-        return Rejected(
-            EngineFailure(f"internal error ({type(error).__name__}); the server's log has the details")
-        )
+        return Rejected(as_tinsmith_error(error))
