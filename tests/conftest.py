@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(ConformanceTable(strict=config.getoption("--conformance")))
+    config.pluginmanager.register(ConformanceTable(strict=bool(config.getoption("--conformance"))))
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,9 @@ class RawClient:
         return answer.json() if "json" in answer.headers["content-type"] else {"protobuf": answer.content}
 
     def poll(self, request_id: str, **body: Any) -> httpx.Response:
-        return self.http.post("/retrieve_future", json={"request_id": request_id, **body})
+        # As the SDK does: by this header the gateway finds the service that wakes the poll.
+        kind = {"X-Tinker-Request-Type": "Sample" if ":sample:" in request_id else "Forward"}
+        return self.http.post("/retrieve_future", json={"request_id": request_id, **body}, headers=kind)
 
     def is_running(self, request_id: str) -> bool:
         """Whether a promise is there and not ended: then a poll is held."""

@@ -78,6 +78,7 @@ def test_an_impossible_name_is_refused_and_the_lane_moves_on(trainer: tinker.Tra
     assert trainer.save_state("fine").result()
 
 
+@pytest.mark.row("missing-checkpoint", call="create_training_client_from_state")
 def test_a_missing_checkpoint_says_so(service: tinker.ServiceClient) -> None:
     with pytest.raises(tinker.RequestFailedError, match="never saved"):
         service.create_training_client_from_state("tinker://nobody:train:0/weights/none").result()
@@ -145,6 +146,7 @@ def test_a_ttl_can_be_set_and_taken_back(stack: Stack, trainer: tinker.TrainingC
     assert expires_at() is None
 
 
+@pytest.mark.row("sampler-not-trainable", call="create_training_client_from_state")
 def test_sampler_weights_cannot_be_trained_on(
     service: tinker.ServiceClient, trainer: tinker.TrainingClient
 ) -> None:

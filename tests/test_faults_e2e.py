@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -203,7 +204,7 @@ def test_after_a_restart_of_the_train_service_a_run_resumes_from_its_saved_state
     before = trainer.forward(data, "cross_entropy").result().metrics
     path = trainer.save_state("safe").result().path
     skip_a_turn(trainer)
-    waiting = trainer.forward(data, "cross_entropy")
+    waiting = ThreadPoolExecutor(1).submit(trainer.forward(data, "cross_entropy").result)
     model_id = trainer.get_info().model_id
     raw = RawClient(stack)
     while not raw.is_running(f"{model_id}:4"):

@@ -68,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer({"error": "not there"}, 404)
 
-    def log_message(self, *_args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the base class names it so)
         """Say nothing."""
 
     def _answer(self, body: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:

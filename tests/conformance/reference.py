@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MODEL_FOLDER = Path(__file__).parents[2] / "models" / "tiny-qwen3"
 
@@ -18,6 +18,11 @@ LossFunction = Callable[[Tensor, Inputs, Config], Tensor]
 def base_model() -> Any:
     """The base model that the tests train, without adapters, in float32."""
     return AutoModelForCausalLM.from_pretrained(MODEL_FOLDER, dtype=torch.float32).eval()
+
+
+def tokenizer() -> Any:
+    """The base model's."""
+    return AutoTokenizer.from_pretrained(MODEL_FOLDER)
 
 
 def next_logprobs(model: Any, tokens: list[int]) -> Tensor:

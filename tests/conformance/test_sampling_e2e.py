@@ -46,7 +46,7 @@ def scores(base: Any, tokens: list[int]) -> Tensor:
 def test_without_stops_the_end_of_text_ends_a_sample_and_with_none_nothing_does(
     sampler: tinker.SamplingClient,
 ) -> None:
-    tokenizer = sampler.get_tokenizer()
+    tokenizer = reference.tokenizer()
     prompt = tokenizer.encode(CHAT)
     ended = one(sampler, prompt, max_tokens=100, seed=3)
     assert ended.stop_reason == "stop"
@@ -60,7 +60,7 @@ def test_without_stops_the_end_of_text_ends_a_sample_and_with_none_nothing_does(
 
 @pytest.mark.row("stop-strings", call="sample(stop=str), sample(stop=[str])")
 def test_a_stop_string_ends_a_sample_and_is_part_of_it(sampler: tinker.SamplingClient) -> None:
-    tokenizer = sampler.get_tokenizer()
+    tokenizer = reference.tokenizer()
     prompt = some_tokens(1)
     free = one(sampler, prompt, max_tokens=24, seed=4, stop=[])
     # Some token in the middle whose text is in no earlier one.

@@ -1,5 +1,6 @@
 """Sections 1, 3.1, 3.2, 3.6 and 9: what is answered besides training and sampling."""
 
+import dataclasses
 import re
 import uuid
 from datetime import UTC, datetime
@@ -216,7 +217,7 @@ def test_images_are_refused_by_name_in_training_and_sampling(
     plain = supervised(some_tokens(1, 4))
     pictured = tinker.ModelInput(chunks=[image, *plain.model_input.chunks])
     with pytest.raises(tinker.RequestFailedError, match="image") as caught:
-        trainer.forward([plain.model_copy(update={"model_input": pictured})], "cross_entropy").result()
+        trainer.forward([dataclasses.replace(plain, model_input=pictured)], "cross_entropy").result()
     assert caught.value.category == "user"
     sampler = service.create_sampling_client(base_model=MODEL).result()
     with pytest.raises(tinker.RequestFailedError, match="image"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import strategies as st
-from schemathesis import Case, GenerationMode
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -54,7 +54,7 @@ def known(stack: Stack) -> Mapping[str, Any]:
 
 
 @st.composite
-def cases(draw: Callable[[Any], Any], operation: Any, mode: GenerationMode, known: Mapping[str, Any]) -> Case:
+def cases(draw: Callable[[Any], Any], operation: Any, mode: GenerationMode, known: Mapping[str, Any]) -> Any:
     """A request of this operation, with names of existing things put in here and there."""
     case = draw(operation.as_strategy(mode))
     body = case.body
@@ -76,11 +76,14 @@ def test_every_operation_answers_as_it_is_described(
     stack: Stack, known: Mapping[str, Any], name: str
 ) -> None:
     url = stack.service_url(name)
-    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
-    operations = [result.ok() for result in schema.get_all_operations()]
+    # Passes are protobuf and have a fuzzer of their own.
+    described = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    schema = described.exclude(path="/api/v1/forward_backward")
+    found: Any = schema.get_all_operations()
+    operations = [result.ok() for result in found]
     answers = Counter[str]()
 
-    def call(case: Case) -> None:
+    def call(case: Any) -> None:
         answer = case.call_and_validate(
             base_url=url, headers={"X-API-Key": stack.api_key}, checks=CHECKS, timeout=60
         )

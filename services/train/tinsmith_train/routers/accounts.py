@@ -1,9 +1,10 @@
 """Audit log and usage."""
 
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
+from pydantic import Field
 
 from tinsmith_common.wire.accounts import AuditEventType, AuditResponse, StorageResponse, UsageResponse
 from tinsmith_common.wire.base import UtcDatetime
@@ -11,7 +12,10 @@ from tinsmith_train.routers.dependencies import Caller, ServicesDep
 
 router = APIRouter(tags=["accounts"])
 
-Day = Annotated[date | None, Query(lt=date.max)]  # the day after it is looked at too
+LAST_DAY = date.max - timedelta(days=1)
+"""The audit of a day looks at the beginning of the next one too."""
+
+Day = Annotated[date | None, Field(le=LAST_DAY)]
 
 
 @router.get("/audit", response_model_exclude_none=True, summary="Audit log")
