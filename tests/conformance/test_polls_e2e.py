@@ -188,7 +188,8 @@ def test_while_the_engine_starts_samples_wait_with_a_reason_and_too_many_are_tol
     sampler_client = service.create_sampling_client(base_model=MODEL).result()
     sampler, allowed = new_sampler(raw), 3
     environment: Any = stack.config.env
-    environment["MAX_QUEUED_SAMPLES"] = str(allowed)
+    # A short hold, so that a poll is answered before the engine is up.
+    environment |= {"MAX_QUEUED_SAMPLES": str(allowed), "LONG_POLL_S": "1"}
     restarted = threading.Thread(target=stack.restart, args=("sample",))
     stack.kill("sample")
     try:
@@ -219,5 +220,5 @@ def test_while_the_engine_starts_samples_wait_with_a_reason_and_too_many_are_tol
         assert len(future.result(timeout=300).sequences[0].tokens) == 2
     finally:
         restarted.join()
-        del environment["MAX_QUEUED_SAMPLES"]
+        del environment["MAX_QUEUED_SAMPLES"], environment["LONG_POLL_S"]
         stack.restart("sample")

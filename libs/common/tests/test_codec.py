@@ -146,11 +146,17 @@ def test_a_malformed_sparse_tensor_is_refused(crow: list[int], columns: list[int
         decode_forward_backward(message)
 
 
-def test_a_shape_whose_size_wraps_around_is_refused() -> None:
-    # 2^62 * 4 is 0 in 64 bits, which an empty tensor would fill.
-    tensor = pb.Tensor(dense=b"", dtype=pb.DTYPE_FLOAT32, shape=[2**62, 4])
+@pytest.mark.parametrize("shape", [[2**62, 4], [0, 2**62], [2**62, 0], [2**33, 2**31]])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_shape_that_no_array_can_have_is_refused(shape: list[int], sparse: bool) -> None:
+    # 2^62 * 4 is 0 in 64 bits, which an empty tensor would fill, and so it does beside a true 0.
+    tensor = pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=shape)
+    if sparse:
+        tensor.sparse_csr.crow_indices = bytes(8)
+    else:
+        tensor.dense = b""
     message = pb.ForwardBackwardRequest(data=[pb.Datum(loss_fn_inputs={"weights": tensor})])
-    with pytest.raises(InvalidInput, match="do not fill the shape"):
+    with pytest.raises(InvalidInput, match="shape"):
         decode_forward_backward(message)
 
 
