@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, given, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
@@ -36,6 +36,7 @@ def for_its_time(
         )
         @given(strategies[rounds % len(strategies)])
         def some(example: T) -> None:
+            note(f"{example!r}")
             check(example)
 
         with suppress(Unsatisfiable):  # nothing is wrong for what takes anything
