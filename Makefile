@@ -2,7 +2,7 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration compatibility test-cookbook bench-load
+.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration compatibility test-cookbook bench-load conformance fuzz
 MAKEFLAGS += --no-print-directory
 # Without cached bytecode every process compiles torch, ray and SGLang again: some 20 s of CPU per start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -38,6 +38,12 @@ test-pants: setup  ## `pants test` for each service and for libs (needs a CPytho
 
 pants-resolves: setup  ## write out/pants, which `pants` with its ordinary launcher needs
 	@$(RUN) -m tools.pants resolves
+
+conformance: setup  ## the protocol row by row, with a table (TINKER_BASE_URL= tests a server that runs)
+	@$(RUN) -m pytest -q -m row --conformance $(if $(TINKER_BASE_URL),--against $(TINKER_BASE_URL)) libs tests
+
+fuzz: setup  ## bodies and requests that are nearly right, FUZZ_SECONDS= (300) for each of four fuzzers
+	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),300) $(RUN) -m pytest -q -s tests/fuzz
 
 lint: setup  ## ruff and pyright
 	$(RUN) -m ruff check .

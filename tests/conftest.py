@@ -6,15 +6,32 @@ from pathlib import Path
 import pytest
 import tinker
 
+from tests.conformance.plugin import ConformanceTable
+from tests.remote import RemoteStack
 from tinsmith_local import Stack, StackConfig
+from tinsmith_local.config import default_api_key
 
 MODEL = "tinsmith/tiny-qwen3"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--conformance", action="store_true", help="a row of the table that does not hold fails")
+    parser.addoption("--against", metavar="URL", help="test a server that runs, not a stack of our own")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(ConformanceTable(strict=bool(config.getoption("--conformance"))))
+
+
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    # Figures of the engine as they are, not as they were five seconds ago.
-    env = {"ENGINE_CHECK_INTERVAL_S": "1"}
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Stack | RemoteStack]:
+    if url := pytestconfig.getoption("--against"):
+        yield RemoteStack(url, default_api_key())
+        return
+    # Expired things go, and figures of the engine are those, of a second ago.
+    env = {"MAINTENANCE_INTERVAL_S": "1", "ENGINE_CHECK_INTERVAL_S": "1"}
     with Stack(StackConfig(port=0, tls_port=0, data_dir=tmp_path_factory.mktemp("stack"), env=env)) as stack:
         yield stack
 

@@ -27,6 +27,12 @@ def difference(a: list[NDArray[np.float32]], b: list[NDArray[np.float32]]) -> fl
     return max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.row(
+    "resume-with-optimizer",
+    "load-weights-new",
+    "save-weights",
+    call="create_training_client_from_state_with_optimizer",
+)
 def test_a_resumed_run_takes_the_identical_next_step(
     service: tinker.ServiceClient, trainer: tinker.TrainingClient
 ) -> None:
@@ -36,6 +42,7 @@ def test_a_resumed_run_takes_the_identical_next_step(
     assert difference(steps(resumed, 2), steps(trainer, 2)) == 0.0
 
 
+@pytest.mark.row("resume-without-optimizer", call="create_training_client_from_state")
 def test_resuming_without_the_optimizer_keeps_weights_and_forgets_moments(
     service: tinker.ServiceClient, trainer: tinker.TrainingClient
 ) -> None:
@@ -46,6 +53,7 @@ def test_resuming_without_the_optimizer_keeps_weights_and_forgets_moments(
     assert difference(steps(resumed, 1), steps(trainer, 1)) > 1e-4
 
 
+@pytest.mark.row("load-weights-running", call="load_state_with_optimizer")
 def test_loading_into_a_running_model_goes_back_to_the_saved_weights(trainer: tinker.TrainingClient) -> None:
     saved = steps(trainer, 2)
     path = trainer.save_state("back").result().path
@@ -54,6 +62,7 @@ def test_loading_into_a_running_model_goes_back_to_the_saved_weights(trainer: ti
     assert difference(steps(trainer, 0), saved) == 0.0
 
 
+@pytest.mark.row("name-per-kind", call="save_state(overwrite=)")
 def test_a_name_is_taken_once_unless_overwritten(trainer: tinker.TrainingClient) -> None:
     trainer.save_state("same").result()
     with pytest.raises(tinker.RequestFailedError, match="exists"):
@@ -62,17 +71,27 @@ def test_a_name_is_taken_once_unless_overwritten(trainer: tinker.TrainingClient)
     assert trainer.save_weights_for_sampler("same").result().path.endswith("/sampler_weights/same")
 
 
+@pytest.mark.row("bad-name", "rejected-turn", call="save_state")
 def test_an_impossible_name_is_refused_and_the_lane_moves_on(trainer: tinker.TrainingClient) -> None:
     with pytest.raises(tinker.RequestFailedError, match="cannot name a checkpoint"):
         trainer.save_state("../escape").result()
     assert trainer.save_state("fine").result()
 
 
+@pytest.mark.row("missing-checkpoint", call="create_training_client_from_state")
 def test_a_missing_checkpoint_says_so(service: tinker.ServiceClient) -> None:
     with pytest.raises(tinker.RequestFailedError, match="never saved"):
         service.create_training_client_from_state("tinker://nobody:train:0/weights/none").result()
 
 
+@pytest.mark.row(
+    "list-runs",
+    "get-run",
+    "run-checkpoints",
+    "list-checkpoints",
+    "run-metadata",
+    call="RestClient.list_training_runs, get_training_run, list_checkpoints, list_user_checkpoints",
+)
 def test_listings_show_runs_checkpoints_and_their_metadata(
     stack: Stack, service: tinker.ServiceClient
 ) -> None:
@@ -99,6 +118,7 @@ def test_listings_show_runs_checkpoints_and_their_metadata(
     assert runs.cursor.total_count == len(runs.training_runs)
 
 
+@pytest.mark.row("delete-checkpoint", call="delete_checkpoint_from_tinker_path")
 def test_a_deleted_checkpoint_is_gone_and_cannot_be_loaded(
     stack: Stack, service: tinker.ServiceClient, trainer: tinker.TrainingClient
 ) -> None:
@@ -111,6 +131,7 @@ def test_a_deleted_checkpoint_is_gone_and_cannot_be_loaded(
         rest.delete_checkpoint_from_tinker_path(path).result()
 
 
+@pytest.mark.row("ttl", call="set_checkpoint_ttl_from_tinker_path")
 def test_a_ttl_can_be_set_and_taken_back(stack: Stack, trainer: tinker.TrainingClient) -> None:
     path = trainer.save_state("timed").result().path
     rest = tinker.RestClient(base_url=stack.base_url, api_key=stack.api_key)
@@ -125,6 +146,7 @@ def test_a_ttl_can_be_set_and_taken_back(stack: Stack, trainer: tinker.TrainingC
     assert expires_at() is None
 
 
+@pytest.mark.row("sampler-not-trainable", call="create_training_client_from_state")
 def test_sampler_weights_cannot_be_trained_on(
     service: tinker.ServiceClient, trainer: tinker.TrainingClient
 ) -> None:
@@ -133,6 +155,11 @@ def test_sampler_weights_cannot_be_trained_on(
         service.create_training_client_from_state(path).result()
 
 
+@pytest.mark.row(
+    "publish",
+    "unpublish",
+    call="publish_checkpoint_from_tinker_path, unpublish_checkpoint_from_tinker_path; raw HTTP for the 409",
+)
 def test_publishing_shows_in_listings_and_repeating_it_is_a_conflict(
     stack: Stack, trainer: tinker.TrainingClient
 ) -> None:
@@ -156,6 +183,7 @@ def test_publishing_shows_in_listings_and_repeating_it_is_a_conflict(
     assert publish_directly("DELETE") == 409
 
 
+@pytest.mark.row("copy-weights", call="RestClient.copy_weights")
 def test_a_copy_continues_where_its_source_stood(
     stack: Stack, service: tinker.ServiceClient, trainer: tinker.TrainingClient
 ) -> None:
@@ -171,6 +199,13 @@ def test_a_copy_continues_where_its_source_stood(
     assert copy.split("/")[2] in [run.training_run_id for run in runs.training_runs]
 
 
+@pytest.mark.row(
+    "finish",
+    "get-session",
+    "list-sessions",
+    "ended-session",
+    call="get_session, list_sessions; raw HTTP for the end",
+)
 def test_a_session_lists_its_runs_and_frees_them_when_it_ends(
     stack: Stack, service: tinker.ServiceClient
 ) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import tinker
+from safetensors import safe_open
 
+from tests.conformance.hub import running_hub
 from tinsmith_local import Stack
 
 pytestmark = pytest.mark.e2e
@@ -18,9 +20,10 @@ pytestmark = pytest.mark.e2e
 MODEL = "tinsmith/tiny-qwen3"
 
 
-def cli(stack: Stack, *arguments: str) -> str:
+def cli(stack: Stack, *arguments: str, **variables: str) -> str:
     """Run `tinker …` as a user does and answer what it printed."""
-    environment = {**os.environ, "TINKER_BASE_URL": stack.base_url, "TINKER_API_KEY": stack.api_key}
+    address = {"TINKER_BASE_URL": stack.base_url, "TINKER_API_KEY": stack.api_key}
+    environment = {**os.environ, **address, **variables}
     command = [str(Path(sys.executable).with_name("tinker")), *arguments]
     done = subprocess.run(
         command,
@@ -53,12 +56,14 @@ def run_id(service: tinker.ServiceClient) -> str:
     return trainer.get_info().model_id
 
 
+@pytest.mark.row("cli-model-list", "cli-run-list", "cli-run-info", call="CLI")
 def test_models_and_runs_are_listed(stack: Stack, run_id: str) -> None:
     assert MODEL in cli(stack, "model", "list")
     assert run_id in json.dumps(cli_json(stack, "run", "list"))
     assert MODEL in json.dumps(cli_json(stack, "run", "info", run_id))
 
 
+@pytest.mark.row("cli-checkpoint-list", "cli-checkpoint-info", call="CLI")
 def test_checkpoints_are_listed_and_described(stack: Stack, run_id: str) -> None:
     path = f"tinker://{run_id}/weights/one"
     assert path in json.dumps(cli_json(stack, "checkpoint", "list"))
@@ -66,6 +71,13 @@ def test_checkpoints_are_listed_and_described(stack: Stack, run_id: str) -> None
     assert path in json.dumps(cli_json(stack, "checkpoint", "info", path))
 
 
+@pytest.mark.row(
+    "cli-checkpoint-publish",
+    "cli-checkpoint-unpublish",
+    "cli-checkpoint-set-ttl",
+    "cli-checkpoint-delete",
+    call="CLI",
+)
 def test_a_checkpoint_is_published_withdrawn_given_a_ttl_and_deleted(
     stack: Stack, rest: tinker.RestClient, run_id: str
 ) -> None:
@@ -84,6 +96,7 @@ def test_a_checkpoint_is_published_withdrawn_given_a_ttl_and_deleted(
     assert listed() == []
 
 
+@pytest.mark.row("cli-checkpoint-download", call="CLI")
 def test_a_download_holds_the_adapter_and_leaves_no_export_behind(
     stack: Stack, rest: tinker.RestClient, run_id: str, tmp_path: Path
 ) -> None:
@@ -95,6 +108,34 @@ def test_a_download_holds_the_adapter_and_leaves_no_export_behind(
     assert [item.tinker_path for item in kept if "/external_weights/download" in item.tinker_path] == []
 
 
+@pytest.mark.row("cli-billing-storage", "cli-auth-status", call="CLI")
 def test_storage_and_credentials_are_told(stack: Stack, run_id: str) -> None:
     assert cli_json(stack, "billing", "checkpoint-storage")
     assert "yes" in cli(stack, "auth", "status").lower()
+
+
+@pytest.mark.row("cli-checkpoint-push-hf", call="CLI")
+def test_a_checkpoint_is_pushed_to_a_hub_with_a_card_that_says_where_it_is_from(
+    stack: Stack, run_id: str, tmp_path: Path
+) -> None:
+    path = f"tinker://{run_id}/weights/one"
+    with running_hub() as hub:
+        there = {
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": "hf_any",
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_OFFLINE": "0",
+        }
+        cli(stack, "checkpoint", "push-hf", path, "--repo", "ann/adapter", **there)
+    files = hub.files["ann/adapter"]
+    assert path in files["README.md"].decode()
+    assert json.loads(files["adapter_config.json"])["r"] == 4
+    weights = tmp_path / "pushed.safetensors"
+    weights.write_bytes(files["adapter_model.safetensors"])
+    with safe_open(weights, "np") as tensors:
+        assert [name for name in tensors.keys() if "lora_A" in name]  # noqa: SIM118  (no mapping)
+
+
+@pytest.mark.row("cli-version", call="CLI")
+def test_the_command_line_is_of_the_version_that_the_table_is_about(stack: Stack) -> None:
+    assert "0.38.0" in cli(stack, "version")

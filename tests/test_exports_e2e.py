@@ -71,6 +71,12 @@ def load_base() -> Any:
     return AutoModelForCausalLM.from_pretrained(MODEL_FOLDER, dtype=torch.float32)
 
 
+@pytest.mark.row(
+    "export-files",
+    "cookbook-download",
+    "save-external",
+    call="tinker_cookbook.weights.download, build_lora_adapter, build_hf_model",
+)
 @pytest.mark.usefixtures("environment")
 def test_a_downloaded_checkpoint_gives_our_logprobs_in_peft_and_merged(
     service: tinker.ServiceClient, out: Path
@@ -103,6 +109,7 @@ def test_a_download_leaves_no_export_behind(
     assert [item for item in listed if item.checkpoint_type == "external"] == []
 
 
+@pytest.mark.row("lora-scale", "export-files", call="save_weights_external, weights.download")
 @pytest.mark.usefixtures("environment")
 def test_the_head_is_exported_under_the_protocols_name(service: tinker.ServiceClient, out: Path) -> None:
     trainer = trained(service, train_unembed=True)
@@ -125,6 +132,7 @@ def test_the_head_is_exported_under_the_protocols_name(service: tinker.ServiceCl
     assert difference(logprobs_by(base), ours) < TOLERANCE
 
 
+@pytest.mark.row("export-age", call="save_weights_external(age_encryption_recipients=)")
 def test_an_encrypted_export_opens_with_every_recipients_key_and_no_other(
     service: tinker.ServiceClient, rest: tinker.RestClient
 ) -> None:
@@ -155,6 +163,7 @@ def test_a_recipient_that_is_no_key_is_refused_by_name(trainer: tinker.TrainingC
     assert trainer.save_weights_external("bad").result().path.endswith("/external_weights/bad")
 
 
+@pytest.mark.row("export-urls", "download-file", call="get_external_weights_urls; plain GET")
 def test_download_urls_need_no_credential_and_admit_no_alteration(
     trainer: tinker.TrainingClient, rest: tinker.RestClient
 ) -> None:

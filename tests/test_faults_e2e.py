@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -12,44 +13,13 @@ import tinker
 from numpy.typing import NDArray
 
 from tests.data import some_tokens, supervised
+from tests.raw import RawClient, skip_a_turn
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_local import Stack
 
 pytestmark = pytest.mark.e2e
 
 MODEL = "tinsmith/tiny-qwen3"
-
-
-class RawClient:
-    """Speaks HTTP to the gateway without the SDK, to send what the SDK never would."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.http = httpx.Client(
-            base_url=f"{stack.base_url}/api/v1", headers={"X-API-Key": stack.api_key}, timeout=60
-        )
-
-    def new_model(self) -> str:
-        session = self.http.post("/create_session", json={"tags": [], "sdk_version": "0.38.0"}).json()
-        body = {"session_id": session["session_id"], "model_seq_id": 0, "base_model": MODEL}
-        promise = self.http.post("/create_model", json={**body, "lora_config": {"rank": 4}}).json()
-        return self.result(promise["request_id"])["model_id"]
-
-    def result(self, request_id: str) -> dict[str, Any]:
-        answer = self.poll(request_id)
-        return answer.json() if "json" in answer.headers["content-type"] else {"protobuf": answer.content}
-
-    def poll(self, request_id: str) -> httpx.Response:
-        headers = {"Accept": "application/x-protobuf"}
-        return self.http.post("/retrieve_future", json={"request_id": request_id}, headers=headers)
-
-    def forward_backward(self, message: pb.ForwardBackwardRequest) -> dict[str, Any]:
-        promise = self.http.post(
-            "/forward_backward",
-            content=message.SerializeToString(),
-            headers={"content-type": "application/x-protobuf"},
-        )
-        assert promise.status_code == 200, promise.text
-        return self.result(promise.json()["request_id"])
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +87,7 @@ def missing_targets(message: pb.ForwardBackwardRequest) -> None:
     del message.data[0].loss_fn_inputs["target_tokens"]
 
 
+@pytest.mark.row("bad-batch", "failed-future", call="raw HTTP")
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
@@ -144,6 +115,7 @@ def test_a_bad_batch_fails_as_the_user_s_and_the_next_one_works(
     assert "protobuf" in raw.forward_backward(request(model_id, 2))
 
 
+@pytest.mark.row("bad-body", call="raw HTTP")
 def test_a_malformed_protobuf_gets_400_and_the_next_request_works(raw: RawClient) -> None:
     model_id = raw.new_model()
     answer = raw.http.post("/forward_backward", content=b"\xff\xfe nothing")
@@ -152,6 +124,7 @@ def test_a_malformed_protobuf_gets_400_and_the_next_request_works(raw: RawClient
     assert "protobuf" in raw.forward_backward(request(model_id, 1))
 
 
+@pytest.mark.row("large-body", call="raw HTTP")
 def test_a_body_of_100_mib_gets_413_and_the_next_request_works(raw: RawClient) -> None:
     model_id = raw.new_model()
     answer = raw.http.post("/forward_backward", content=b"\0" * 100 * 2**20)
@@ -160,6 +133,7 @@ def test_a_body_of_100_mib_gets_413_and_the_next_request_works(raw: RawClient) -
     assert "protobuf" in raw.forward_backward(request(model_id, 1))
 
 
+@pytest.mark.row("api-key", call="ServiceClient(api_key=)")
 def test_a_bad_key_gets_401_from_both_services(stack: Stack) -> None:
     with pytest.raises(tinker.AuthenticationError, match="API key"):
         tinker.ServiceClient(base_url=stack.base_url, api_key="tml-wrong").create_lora_training_client(
@@ -179,33 +153,19 @@ def test_bad_optimizer_parameters_fail_as_the_user_s(raw: RawClient, adam: objec
     assert "protobuf" in raw.forward_backward(request(model_id, 2))
 
 
-def test_the_same_submission_twice_is_one_promise_and_runs_once(raw: RawClient) -> None:
-    model_id = raw.new_model()
-    body = request(model_id, 1).SerializeToString()
-    first, second = (raw.http.post("/forward_backward", content=body).json() for _ in range(2))
-    assert first == second
-    step = {"model_id": model_id, "seq_id": 2, "adam_params": {"learning_rate": 0.1}}
-    metrics = raw.result(raw.http.post("/optim_step", json=step).json()["request_id"])["metrics"]
-    other = raw.new_model()
-    once = request(other, 1).SerializeToString()
-    raw.result(raw.http.post("/forward_backward", content=once).json()["request_id"])
-    step["model_id"] = other
-    assert (
-        metrics.keys()
-        == raw.result(raw.http.post("/optim_step", json=step).json()["request_id"])["metrics"].keys()
-    )
-
-
+@pytest.mark.row("unknown-model", call="raw HTTP")
 def test_an_operation_of_an_unknown_model_fails_through_its_future(raw: RawClient) -> None:
     failure = raw.forward_backward(request(f"{uuid.uuid4()}:train:0", 1))
     assert failure["category"] == "user"
     assert "not loaded" in failure["error"]
 
 
+@pytest.mark.row("lost-promise", call="raw HTTP")
 def test_an_unknown_promise_is_lost(raw: RawClient) -> None:
     assert raw.poll("nothing").status_code == 410
 
 
+@pytest.mark.row("restart-sample", call="SamplingClient.sample")
 def test_killing_the_sample_service_mid_run_does_not_fail_the_run(
     stack: Stack, service: tinker.ServiceClient
 ) -> None:
@@ -232,13 +192,30 @@ def test_killing_the_sample_service_mid_run_does_not_fail_the_run(
     )
 
 
+@pytest.mark.row(
+    "restart-train",
+    call="TrainingClient.forward(…).result(), create_training_client_from_state_with_optimizer",
+)
 def test_after_a_restart_of_the_train_service_a_run_resumes_from_its_saved_state(
     stack: Stack, service: tinker.ServiceClient
 ) -> None:
     trainer = service.create_lora_training_client(MODEL, rank=4).result()
+    data = [supervised(some_tokens(1))]
+    before = trainer.forward(data, "cross_entropy").result().metrics
     path = trainer.save_state("safe").result().path
+    skip_a_turn(trainer)
+    waiting = ThreadPoolExecutor(1).submit(trainer.forward(data, "cross_entropy").result)
+    model_id = trainer.get_info().model_id
+    raw = RawClient(stack)
+    while not raw.is_running(f"{model_id}:4"):
+        assert not waiting.done()
+    stack.kill("train")
     stack.restart("train")
+    # Work that the service took with it ends with a reason, and not with polls for ever.
+    with pytest.raises(tinker.RequestFailedError) as caught:
+        waiting.result(timeout=120)
+    assert caught.value.category == "server"
     with pytest.raises(tinker.RequestFailedError, match="not loaded"):
-        trainer.forward([supervised(some_tokens(1))], "cross_entropy").result()
+        trainer.forward(data, "cross_entropy").result()
     resumed = service.create_training_client_from_state_with_optimizer(path).result()
-    assert resumed.forward([supervised(some_tokens(1))], "cross_entropy").result().loss_fn_outputs
+    assert resumed.forward(data, "cross_entropy").result().metrics == before

@@ -42,6 +42,7 @@ def set_config(client: tinker.TrainingClient | tinker.SamplingClient, **values: 
     vars(client.holder._client_config).update(values)  # pyright: ignore[reportPrivateUsage]
 
 
+@pytest.mark.row("retrieve-futures", call="SamplingClient.sample")
 def test_samples_come_through_batch_polls(stack: Stack, service: tinker.ServiceClient) -> None:
     sampler = service.create_sampling_client(base_model=MODEL).result()
     before = requests(stack, "sample", "retrieve_futures")
@@ -50,6 +51,7 @@ def test_samples_come_through_batch_polls(stack: Stack, service: tinker.ServiceC
     assert requests(stack, "sample", "retrieve_futures") > before
 
 
+@pytest.mark.row("restart-sample", call="SamplingClient.sample")
 def test_batch_polls_survive_a_restart_of_the_sample_service(
     stack: Stack, service: tinker.ServiceClient
 ) -> None:
@@ -69,6 +71,7 @@ def _sample_elsewhere(pickled: bytes) -> list[str]:
     return [future.result(timeout=120).sequences[0].sequence_id or "" for future in futures]
 
 
+@pytest.mark.row("clients-in-processes", "join-session", call="pickle.loads(SamplingClient).sample")
 def test_copies_of_a_client_in_two_processes_join_its_session(
     stack: Stack, service: tinker.ServiceClient
 ) -> None:
@@ -82,6 +85,7 @@ def test_copies_of_a_client_in_two_processes_join_its_session(
     assert requests(stack, "sample", "join_sampling_session") - before >= 1
 
 
+@pytest.mark.row("complete-metadata", call="SamplingClient.sample(topk_sample_logprobs=)")
 def test_a_large_result_is_announced_first_and_arrives_whole(
     stack: Stack, service: tinker.ServiceClient
 ) -> None:
@@ -95,6 +99,7 @@ def test_a_large_result_is_announced_first_and_arrives_whole(
     assert requests(stack, "sample", "retrieve_future") - before == 2
 
 
+@pytest.mark.row("compressed-body", call="TrainingClient.forward")
 def test_a_compressed_batch_gives_what_a_plain_one_gives(trainer: tinker.TrainingClient) -> None:
     config = trainer.holder._client_config  # pyright: ignore[reportPrivateUsage]
     assert config.proto_compress_fwdbwd

@@ -43,6 +43,7 @@ def rollout(seed: int, *, spans: bool = True) -> tinker.Datum:
     )
 
 
+@pytest.mark.row("stable-reinforce", call='forward_backward("stable_reinforce")')
 def test_stable_reinforce_trains_the_documented_substitute_and_says_so(
     trainer: tinker.TrainingClient,
 ) -> None:
@@ -63,6 +64,7 @@ def test_stable_reinforce_trains_the_documented_substitute_and_says_so(
     assert trainer.optim_step(tinker.AdamParams()).result().metrics
 
 
+@pytest.mark.row("stable-reinforce-spans", call='forward_backward("stable_reinforce")')
 def test_stable_reinforce_without_spans_is_the_user_s_mistake(trainer: tinker.TrainingClient) -> None:
     data = [rollout(1), rollout(2, spans=False)]
     with pytest.raises(tinker.RequestFailedError, match=r"datum 1: .*with_provenance") as caught:
@@ -98,6 +100,7 @@ def for_policy(seed: int, length: int) -> tinker.Datum:
     return tinker.Datum(model_input=tinker.ModelInput.from_ints(tokens[:-1]), loss_fn_inputs=inputs)
 
 
+@pytest.mark.row("create-custom-loss", "custom-server", call="create_custom_loss, forward_backward_custom")
 def test_a_custom_loss_on_the_server_trains_as_the_same_one_in_the_client(
     service: tinker.ServiceClient,
 ) -> None:
@@ -133,6 +136,7 @@ def test_an_uploaded_loss_survives_a_restart_and_belongs_to_its_session(
             stranger.forward_backward(data, "custom", config).result()
 
 
+@pytest.mark.row("custom-refused", call="create_custom_loss")
 def test_a_loss_with_an_operation_that_is_not_allowed_is_refused_by_name(
     service: tinker.ServiceClient,
 ) -> None:
@@ -157,12 +161,14 @@ def test_a_memory_bomb_fails_and_the_next_operation_works(
     assert trainer.forward_backward(data, "cross_entropy").result().metrics["loss:sum"] > 0
 
 
+@pytest.mark.row("dimuon-refused", call="create_lora_training_client(optimizer=)")
 def test_a_model_with_another_optimizer_is_refused(service: tinker.ServiceClient) -> None:
     with pytest.raises(tinker.RequestFailedError, match=r"'dimuon' is not supported.*adamw") as caught:
         service.create_lora_training_client(MODEL, rank=4, optimizer=tinker.DimuonOptimizerConfig()).result()
     assert caught.value.category == "user"
 
 
+@pytest.mark.row("dimuon-refused", "rejected-turn", call="optim_step(DimuonParams)")
 def test_a_step_with_another_optimizer_s_parameters_is_refused_and_counts_as_a_turn(
     trainer: tinker.TrainingClient,
 ) -> None:
@@ -171,6 +177,7 @@ def test_a_step_with_another_optimizer_s_parameters_is_refused_and_counts_as_a_t
     assert trainer.optim_step(tinker.AdamParams()).result().metrics
 
 
+@pytest.mark.row("lora-parts", call="create_lora_training_client(train_attn=, train_mlp=, train_unembed=)")
 @pytest.mark.parametrize(
     "parts",
     [parts for parts in product((True, False), repeat=3) if any(parts)],

@@ -28,6 +28,7 @@ def trainer_logprobs(trainer: tinker.TrainingClient, tokens: list[int]) -> NDArr
     return logprobs_of(trainer.forward([supervised(tokens)], "cross_entropy").result())[0]
 
 
+@pytest.mark.row("prompt-logprobs", "save-sampler-snapshot", call="compute_logprobs")
 @pytest.mark.parametrize("unembed", [True, False])
 def test_sampler_prompt_logprobs_equal_the_trainer_s_for_the_same_weights(
     service: tinker.ServiceClient, unembed: bool
@@ -52,6 +53,7 @@ def test_sampler_prompt_logprobs_equal_the_trainer_s_for_the_same_weights(
     assert moved > 0.5, "the adapter was not applied, so the comparison would show nothing"
 
 
+@pytest.mark.row("sample-logprobs", call="sample(temperature=)")
 def test_sampled_logprobs_are_the_model_s(service: tinker.ServiceClient) -> None:
     trainer = trained(service)
     sampler = trainer.save_weights_and_get_sampling_client().result()
@@ -63,6 +65,7 @@ def test_sampled_logprobs_are_the_model_s(service: tinker.ServiceClient) -> None
         np.testing.assert_allclose(np.array(sample.logprobs), ours, atol=PARITY)
 
 
+@pytest.mark.row("seed", "sample-four", "asample", call="sample(num_samples=4, seed=)")
 def test_a_seed_repeats_and_samples_of_one_request_differ(service: tinker.ServiceClient) -> None:
     sampler = service.create_sampling_client(base_model=MODEL).result()
     prompt = tinker.ModelInput.from_ints(some_tokens(1))
@@ -86,6 +89,7 @@ def test_without_a_seed_two_requests_differ(service: tinker.ServiceClient) -> No
     assert one != two
 
 
+@pytest.mark.row("stop-tokens", call="sample(stop=[id])")
 def test_a_stop_token_ends_the_sample_and_is_its_last_token(service: tinker.ServiceClient) -> None:
     sampler = service.create_sampling_client(base_model=MODEL).result()
     prompt = tinker.ModelInput.from_ints(some_tokens(1))
@@ -107,6 +111,7 @@ def test_many_requests_at_once_all_answer(service: tinker.ServiceClient) -> None
     assert all(len(future.result().sequences[0].tokens) == 4 for future in futures)
 
 
+@pytest.mark.row("save-sampler-snapshot", call="save_weights_and_get_sampling_client")
 def test_a_snapshot_keeps_the_weights_it_was_made_of(service: tinker.ServiceClient) -> None:
     trainer = trained(service)
     prompt = tinker.ModelInput.from_ints(some_tokens(2))
@@ -119,6 +124,11 @@ def test_a_snapshot_keeps_the_weights_it_was_made_of(service: tinker.ServiceClie
     assert late.compute_logprobs(prompt).result()[1:] != pytest.approx(before[1:], abs=1e-2)
 
 
+@pytest.mark.row(
+    "save-sampler-named",
+    "create-sampling-session",
+    call="save_weights_for_sampler, create_sampling_client(model_path=)",
+)
 def test_named_sampler_weights_are_sampled_by_path(service: tinker.ServiceClient) -> None:
     trainer = trained(service)
     path = trainer.save_weights_for_sampler("chosen").result().path
@@ -131,6 +141,7 @@ def test_named_sampler_weights_are_sampled_by_path(service: tinker.ServiceClient
     )
 
 
+@pytest.mark.row("bad-prompt", call="SamplingClient.sample")
 @pytest.mark.parametrize(
     ("tokens", "problem"),
     [([], "empty"), ([10**6], "vocabulary"), ([5] * 100_000, "context")],

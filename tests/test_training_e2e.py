@@ -27,6 +27,7 @@ def test_the_loss_on_one_batch_falls(trainer: tinker.TrainingClient) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.row("forward-only", call="TrainingClient.forward")
 def test_forward_answers_the_same_logprobs_and_trains_nothing(trainer: tinker.TrainingClient) -> None:
     data = [supervised(some_tokens(3)), supervised(some_tokens(4, 11))]
     before = logprobs_of(trainer.forward(data, "cross_entropy").result())
@@ -36,6 +37,7 @@ def test_forward_answers_the_same_logprobs_and_trains_nothing(trainer: tinker.Tr
     assert [len(a) for a in before] == [23, 10]
 
 
+@pytest.mark.row("chunks", call="TrainingClient.forward")
 def test_a_batch_in_three_chunks_keeps_its_order(trainer: tinker.TrainingClient) -> None:
     # The SDK's default, less than the server offers. The SDK sends the first chunk last.
     vars(trainer.holder._client_config)["fwdbwd_max_chunk_len"] = 1024  # pyright: ignore[reportPrivateUsage]
@@ -47,6 +49,7 @@ def test_a_batch_in_three_chunks_keeps_its_order(trainer: tinker.TrainingClient)
     np.testing.assert_allclose(logprobs_of(output)[2_050], alone, atol=1e-5)
 
 
+@pytest.mark.row("custom-client", call="forward_backward_custom")
 def test_a_custom_loss_of_the_client_equals_the_built_in_one(service: tinker.ServiceClient) -> None:
     data = [supervised(some_tokens(seed)) for seed in range(3)]
 
@@ -94,6 +97,7 @@ def test_two_clients_at_once_get_what_each_would_get_alone(service: tinker.Servi
         np.testing.assert_allclose(together[seed], alone[seed], rtol=1e-5)
 
 
+@pytest.mark.row("get-info", "create-model", call="get_info, get_tokenizer")
 def test_info_names_base_model_rank_and_a_tokenizer_that_loads(trainer: tinker.TrainingClient) -> None:
     info = trainer.get_info()
     assert (info.model_data.model_name, info.lora_rank) == (MODEL, 8)
@@ -101,6 +105,7 @@ def test_info_names_base_model_rank_and_a_tokenizer_that_loads(trainer: tinker.T
     assert tokenizer.decode(tokenizer.encode("What is 2 + 3?")) == "What is 2 + 3?"
 
 
+@pytest.mark.row("capabilities", call="get_server_capabilities")
 def test_capabilities_list_the_served_model(stack: Stack) -> None:
     rest = tinker.RestClient(base_url=stack.base_url, api_key=stack.api_key)
     served = rest.get_server_capabilities().result().supported_models

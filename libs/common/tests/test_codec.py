@@ -41,6 +41,7 @@ def datum(targets: torch.Tensor, weights: torch.Tensor) -> tinker.Datum:
     return tinker.Datum(model_input=tinker.ModelInput.from_ints([5, 6, 7]), loss_fn_inputs=inputs)
 
 
+@pytest.mark.row("descriptors", call="the SDK's own protobuf module")
 def test_our_messages_have_the_sdk_s_fields_and_numbers() -> None:
     ours, theirs = pb.DESCRIPTOR.message_types_by_name, sdk_pb.DESCRIPTOR.message_types_by_name
     assert set(ours) == set(theirs)
@@ -142,6 +143,20 @@ def test_a_malformed_sparse_tensor_is_refused(crow: list[int], columns: list[int
     message = broken(shape=shape)
     message.data[0].loss_fn_inputs["weights"].sparse_csr.CopyFrom(csr)
     with pytest.raises(InvalidInput, match="datum 0: weights"):
+        decode_forward_backward(message)
+
+
+@pytest.mark.parametrize("shape", [[2**62, 4], [0, 2**62], [2**62, 0], [2**33, 2**31]])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_shape_that_no_array_can_have_is_refused(shape: list[int], sparse: bool) -> None:
+    # 2^62 * 4 is 0 in 64 bits, which an empty tensor would fill, and so it does beside a true 0.
+    tensor = pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=shape)
+    if sparse:
+        tensor.sparse_csr.crow_indices = bytes(8)
+    else:
+        tensor.dense = b""
+    message = pb.ForwardBackwardRequest(data=[pb.Datum(loss_fn_inputs={"weights": tensor})])
+    with pytest.raises(InvalidInput, match="shape"):
         decode_forward_backward(message)
 
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from tinsmith_common.errors import TinsmithError
 from tinsmith_common.http import give_up, install_http
 from tinsmith_common.http.application import API_PREFIX
+from tinsmith_common.http.openapi import PROBLEMS
 from tinsmith_common.observability import configure_logging
 from tinsmith_common.stores import Stores
 from tinsmith_sample.config import SamplingConfig
@@ -54,7 +55,9 @@ def create_app(
         metrics,
         config.max_queued_samples,
     )
-    app = FastAPI(title="Tinsmith sample service", lifespan=_lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="Tinsmith sample service", lifespan=_lifespan, redirect_slashes=False, responses=PROBLEMS
+    )
     install_http(app, config, stores, registry)
     app.include_router(api_router(), prefix=API_PREFIX)
     app.include_router(inference_router())

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from tinsmith_common.futures import Completion, completion_queue
 from tinsmith_common.http.dependencies import Caller, SharedSettings, SharedStores
 from tinsmith_common.http.legacy import negotiate
+from tinsmith_common.http.openapi import POLL_ANSWERS
 from tinsmith_common.wire.futures import (
     CompleteMetadata,
     FailedCompletion,
@@ -22,7 +23,7 @@ from tinsmith_common.wire.futures import (
 futures_router = APIRouter(tags=["futures"])
 
 
-@futures_router.post("/retrieve_future", summary="Long-poll one promise")
+@futures_router.post("/retrieve_future", summary="Long-poll one promise", responses=POLL_ANSWERS)
 async def retrieve_future(
     body: RetrieveFutureRequest,
     request: Request,

@@ -1,7 +1,7 @@
 """Health and metrics, for orchestrators and people. No credential needed."""
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 ops_router = APIRouter(tags=["operations"])
@@ -14,7 +14,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@ops_router.get("/readyz", summary="Can it take work?")
+@ops_router.get("/readyz", summary="Can it take work?", responses={503: {"description": "Not yet"}})
 async def readyz(request: Request) -> Response:
     """503 until models and engines are loaded, and while they are down."""
     if request.app.state.ready:
@@ -22,7 +22,7 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"status": "starting"}, status_code=503)
 
 
-@ops_router.get("/metrics", summary="Prometheus metrics")
+@ops_router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """The app's registry in the Prometheus text format."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)

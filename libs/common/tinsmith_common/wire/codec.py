@@ -1,5 +1,6 @@
 """Between protobuf messages and arrays. Arrays on the wire are little-endian and densely packed."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,7 @@ IntArray = NDArray[np.int64]
 Array = FloatArray | IntArray
 
 _MAX_DENSE_ELEMENTS = 2**27
-"""A sparse tensor names its shape freely; this bounds what one is allowed to unfold to (512 MiB of float32)."""
+"""A tensor names its shape freely; this bounds what a sparse one is allowed to unfold to (512 MiB of float32)."""
 
 
 @dataclass(frozen=True)
@@ -189,12 +190,13 @@ def _decode_tensor(tensor: pb.Tensor, where: str) -> Array:
         raise InvalidInput(f"{where}: dtype must be float32 or int64, not {_dtype_name(tensor.dtype)}")
     code = "<f4" if tensor.dtype == pb.DTYPE_FLOAT32 else "<i8"
     shape = tuple(tensor.shape)
-    if len(shape) > 2 or any(size < 0 for size in shape):
+    # Each size by itself too: beside a 0 any other fits, and numpy cannot make it.
+    if len(shape) > 2 or not all(0 <= size <= _MAX_DENSE_ELEMENTS for size in shape):
         raise InvalidInput(f"{where}: shape must be [N], [N, K] or [], not {list(shape)}")
     if tensor.WhichOneof("encoding") == "sparse_csr":
         return _decode_csr(tensor.sparse_csr, code, shape, where)
     values = _from_bytes(tensor.dense, code, where)
-    if values.size != int(np.prod(shape)):
+    if values.size != math.prod(shape):
         raise InvalidInput(f"{where}: {values.size} values do not fill the shape {list(shape)}")
     return values.reshape(shape)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field
 
-from tinsmith_common.wire.base import WireModel
+from tinsmith_common.wire.base import TextMetadata, UtcDatetime, WireModel
 from tinsmith_common.wire.sessions import FinishReason
 
 
@@ -31,7 +31,7 @@ class StatusQuery(WireModel):
 class SearchCursor(WireModel):
     """The last session of the page before."""
 
-    last_created_at: AwareDatetime
+    last_created_at: UtcDatetime
     last_session_id: str
 
 
@@ -40,7 +40,7 @@ class SearchSessionsRequest(WireModel):
 
     session_id: str | None = None
     project_ids: list[str] | None = None
-    user_metadata: dict[str, str] = Field(default_factory=dict[str, str])
+    user_metadata: TextMetadata = Field(default_factory=dict[str, str])
     display_name: str | None = Field(default=None, min_length=1)
     owner: Owners = Owners()
     statuses: Annotated[list[StatusQuery], Field(min_length=1)] | None = None

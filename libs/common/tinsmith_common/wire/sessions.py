@@ -4,14 +4,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tinsmith_common.wire.base import WireModel
+from tinsmith_common.wire.base import Metadata, WireModel
 
 
 class CreateSessionRequest(WireModel):
     """Opens a session."""
 
     tags: list[str] = Field(default_factory=list[str])
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: Metadata | None = None
     sdk_version: str | None = None
     project_id: str | None = None
     display_name: str | None = None

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tinsmith_common.wire.base import WireModel
+from tinsmith_common.wire.base import Metadata, WireModel
 
 MAX_SEQ_ID = 2**31 - 1
 
@@ -13,7 +13,7 @@ class LoraConfig(WireModel):
     """Shape of the adapter."""
 
     rank: int = Field(default=32, ge=1)
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
     train_unembed: bool = True
     train_mlp: bool = True
     train_attn: bool = True
@@ -38,7 +38,7 @@ class CreateModelRequest(ModelAddress):
     base_model: str
     lora_config: LoraConfig = LoraConfig()
     optimizer_config: OptimizerConfig = OptimizerConfig()
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: Metadata | None = None
 
 
 class CreateModelResult(WireModel):

@@ -1,10 +1,10 @@
 """Saving and loading (spec section 3.4)."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
-from tinsmith_common.wire.base import WireModel
+from tinsmith_common.wire.base import Metadata, WireModel
 from tinsmith_common.wire.training import MAX_SEQ_ID, OperationAddress, OptimizerConfig
 
 TTL_MIN_S = 3600
@@ -17,7 +17,7 @@ class SaveWeightsRequest(OperationAddress):
     path: str
     ttl_seconds: int | None = Field(default=None, ge=TTL_MIN_S, le=TTL_MAX_S)
     overwrite: bool = False
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: Metadata | None = None
 
 
 class SaveWeightsResult(WireModel):
@@ -34,7 +34,7 @@ class SaveWeightsForSamplerRequest(OperationAddress):
     path: str | None = None
     sampling_session_seq_id: int | None = Field(default=None, ge=0)
     ttl_seconds: int | None = Field(default=None, ge=TTL_MIN_S, le=TTL_MAX_S)
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: Metadata | None = None
 
 
 class SaveWeightsForSamplerResult(WireModel):
@@ -79,7 +79,7 @@ class LoadWeightsRequest(WireModel):
     optimizer: bool = False
     base_model: str | None = None
     optimizer_config: OptimizerConfig | None = None
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: Metadata | None = None
     weights_access_token: str | None = None
 
 

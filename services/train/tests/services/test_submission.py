@@ -1,14 +1,74 @@
-"""Who may submit what, on real stores."""
+"""Who may submit what; and every promise that is recorded ends, whatever was wrong with its submission."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from tinsmith_common.catalog import CheckpointRecord
-from tinsmith_common.errors import PromiseLost
+from tinsmith_common.catalog import CheckpointRecord, RunRecord, SessionRecord
+from tinsmith_common.errors import InvalidInput, PromiseLost
 from tinsmith_common.futures import PromiseKind
 from tinsmith_common.stores import Stores
+from tinsmith_common.wire.training import CreateModelRequest
+from tinsmith_train.engine.types import ModelInfo
+from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.scheduler.operations import Pass
-from tinsmith_train.services.registry import ModelRegistry
+from tinsmith_train.scheduler.scheduler import Scheduler
+from tinsmith_train.services.audit import AuditLog
+from tinsmith_train.services.checkpoints import CheckpointService
+from tinsmith_train.services.models import ModelService
+from tinsmith_train.services.registry import BaseModel, ModelRegistry
 from tinsmith_train.services.submission import Submissions
+
+NOW = datetime.now(UTC)
+NO_BACKEND: Any = None  # what is refused never reaches one
+
+
+def registry_of(stores: Stores) -> ModelRegistry:
+    scheduler = Scheduler(NO_BACKEND, stores.futures, SchedulerMetrics(CollectorRegistry()), 1000)
+    return ModelRegistry({"base": BaseModel("base", "base", ModelInfo("A", 10, 10, 1), scheduler)})
+
+
+@pytest.mark.parametrize(("error", "category"), [(InvalidInput("bad"), "user"), (ValueError("oh"), "server")])
+async def test_a_body_that_cannot_be_read_ends_its_promise_in_its_turn(
+    stores: Stores, error: Exception, category: str
+) -> None:
+    registry = registry_of(stores)
+    registry.add(RunRecord("s:train:0", "s", "ann", "base", 8, 32.0, True, True, True, NOW, NOW))
+    scheduler = registry.bases["base"].scheduler
+    scheduler.open_lane("s:train:0")
+    running = asyncio.create_task(scheduler.run())
+
+    def build() -> Any:
+        raise error
+
+    submissions = Submissions(registry, stores.futures, stores.catalog)
+    request_id = await submissions.submit("ann", "s:train:0", 0, PromiseKind.OPTIM_STEP, build)
+    outcome = await stores.futures.wait(request_id, "ann", 10)
+    running.cancel()
+    assert outcome is not None
+    assert outcome.category == category
+
+
+async def test_a_model_whose_record_cannot_be_written_ends_its_promise(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stores.catalog.sessions.create(SessionRecord("s", "ann", NOW, NOW))
+
+    async def full(_record: RunRecord) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(stores.catalog.runs, "create", full)
+    checkpoints = CheckpointService(
+        stores.catalog, stores.checkpoints, stores.authenticator, AuditLog(stores.catalog)
+    )
+    models = ModelService(registry_of(stores), stores.futures, stores.catalog, checkpoints, 64)
+    body = CreateModelRequest(session_id="s", model_seq_id=0, base_model="base")
+    outcome = await stores.futures.wait(await models.create("ann", body), "ann", 10)
+    assert outcome is not None
+    assert outcome.category == "server"
 
 
 def never() -> Pass:

@@ -55,7 +55,7 @@ def get_address(body: Annotated[bytes, Depends(get_body)]) -> OperationAddress:
         return OperationAddress.model_validate(values)
     except ValidationError as error:
         raise InvalidInput(describe_validation(error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON: {error}") from error
 
 
@@ -65,7 +65,7 @@ Body = Annotated[bytes, Depends(get_body)]
 ListsExports = Annotated[bool, Depends(get_lists_exports)]
 BodyKind = Annotated[str, Depends(get_kind)]
 Address = Annotated[OperationAddress, Depends(get_address)]
-Offset = Annotated[int, Query(ge=0)]
+Offset = Annotated[int, Query(ge=0, le=2**63 - 1)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 __all__ = [

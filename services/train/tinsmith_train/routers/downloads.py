@@ -20,7 +20,11 @@ async def external_weights_urls(
     return await services.downloads.urls(caller.owner, run_id, checkpoint_id, str(request.base_url))
 
 
-@router.get("/external_weights/{run_id}/{name}/{file:path}", summary="A file of an export")
+@router.get(
+    "/external_weights/{run_id}/{name}/{file:path}",
+    summary="A file of an export",
+    response_class=FileResponse,
+)
 async def external_weights_file(
     run_id: str, name: str, file: str, expires: int, signature: str, services: ServicesDep
 ) -> FileResponse:

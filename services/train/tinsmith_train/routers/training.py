@@ -3,7 +3,9 @@
 from fastapi import APIRouter
 
 from tinsmith_common.futures import JSON
+from tinsmith_common.http.openapi import PROTOBUF_BODY, json_body
 from tinsmith_common.wire.futures import Promise
+from tinsmith_common.wire.training import OptimStepRequest
 from tinsmith_train.routers.dependencies import (
     Address,
     Body,
@@ -16,7 +18,12 @@ from tinsmith_train.routers.dependencies import (
 router = APIRouter(tags=["training"])
 
 
-@router.post("/forward_backward", response_model_exclude_none=True, summary="Submit a forward (and backward)")
+@router.post(
+    "/forward_backward",
+    response_model_exclude_none=True,
+    summary="Submit a forward (and backward)",
+    openapi_extra=PROTOBUF_BODY,
+)
 async def forward_backward(body: Body, kind: BodyKind, caller: Caller, services: ServicesDep) -> Promise:
     """The body is a protobuf `ForwardBackwardRequest`, or JSON from older clients."""
     if kind == JSON:
@@ -29,7 +36,12 @@ async def forward_backward(body: Body, kind: BodyKind, caller: Caller, services:
     return Promise(request_id=request_id)
 
 
-@router.post("/optim_step", response_model_exclude_none=True, summary="Submit an optimizer step")
+@router.post(
+    "/optim_step",
+    response_model_exclude_none=True,
+    summary="Submit an optimizer step",
+    openapi_extra=json_body(OptimStepRequest),
+)
 async def optim_step(address: Address, body: Body, caller: Caller, services: ServicesDep) -> Promise:
     """AdamW with the parameters of the body."""
     return Promise(request_id=await services.training.optim_step(caller.owner, address, body))

@@ -4,12 +4,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header
 
+from tinsmith_common.http.openapi import json_body
 from tinsmith_common.wire.futures import Promise
 from tinsmith_common.wire.training import OperationAddress
 from tinsmith_common.wire.weights import (
     CopyWeightsRequest,
     CopyWeightsResponse,
     LoadWeightsRequest,
+    SaveWeightsExternalRequest,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
     WeightsInfoRequest,
     WeightsInfoResponse,
 )
@@ -18,14 +22,22 @@ from tinsmith_train.routers.dependencies import Address, Body, Caller, ServicesD
 router = APIRouter(tags=["weights"])
 
 
-@router.post("/save_weights", response_model_exclude_none=True, summary="Submit a checkpoint")
+@router.post(
+    "/save_weights",
+    response_model_exclude_none=True,
+    summary="Submit a checkpoint",
+    openapi_extra=json_body(SaveWeightsRequest),
+)
 async def save_weights(address: Address, body: Body, caller: Caller, services: ServicesDep) -> Promise:
     """Weights and optimizer state under a name."""
     return Promise(request_id=await services.weights.save(caller.owner, address, body))
 
 
 @router.post(
-    "/save_weights_for_sampler", response_model_exclude_none=True, summary="Submit weights for sampling"
+    "/save_weights_for_sampler",
+    response_model_exclude_none=True,
+    summary="Submit weights for sampling",
+    openapi_extra=json_body(SaveWeightsForSamplerRequest),
 )
 async def save_weights_for_sampler(
     address: Address, body: Body, caller: Caller, services: ServicesDep
@@ -34,7 +46,12 @@ async def save_weights_for_sampler(
     return Promise(request_id=await services.weights.save_for_sampler(caller.owner, address, body))
 
 
-@router.post("/save_weights_external", response_model_exclude_none=True, summary="Submit an export")
+@router.post(
+    "/save_weights_external",
+    response_model_exclude_none=True,
+    summary="Submit an export",
+    openapi_extra=json_body(SaveWeightsExternalRequest),
+)
 async def save_weights_external(
     address: Address, body: Body, caller: Caller, services: ServicesDep
 ) -> Promise:

@@ -108,7 +108,7 @@ class Scheduler:
         try:
             payload = await task.run(self._backend)
         except Exception as error:
-            await self._fail(operation, _as_tinsmith_error(error), Work(started_at, datetime.now(UTC)))
+            await self._fail(operation, as_tinsmith_error(error), Work(started_at, datetime.now(UTC)))
             if isinstance(error, WorkerLost):
                 await self._restart_backend(error)
         else:
@@ -123,7 +123,7 @@ class Scheduler:
         try:
             results = await self._backend.forward_backward([work.item for _, work in passes])
         except Exception as error:
-            results = [_as_tinsmith_error(error)] * len(passes)
+            results = [as_tinsmith_error(error)] * len(passes)
             lost = error if isinstance(error, WorkerLost) else None
         computed_at = datetime.now(UTC)
         seconds = (computed_at - started_at).total_seconds()
@@ -174,7 +174,8 @@ def _seconds_since(moment: datetime) -> float:
     return (datetime.now(UTC) - moment).total_seconds()
 
 
-def _as_tinsmith_error(error: Exception) -> TinsmithError:
+def as_tinsmith_error(error: Exception) -> TinsmithError:
+    """What to end a promise with: every one that was recorded must end, or its client waits for ever."""
     if isinstance(error, TinsmithError):
         return error
     _log.error("unexpected error in an operation", exc_info=error)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from tinsmith_common.catalog import Catalog, CustomLossRecord
-from tinsmith_common.errors import InvalidInput, NotFound, TinsmithError
+from tinsmith_common.errors import InvalidInput, NotFound
 from tinsmith_common.futures import FutureStore, PromiseKind
 from tinsmith_common.wire.custom_losses import (
     CreateCustomLossRequest,
@@ -11,6 +11,7 @@ from tinsmith_common.wire.custom_losses import (
     CustomLossDefinition,
 )
 from tinsmith_train.engine.custom_loss.graph import LossGraph, read_graph
+from tinsmith_train.scheduler.scheduler import as_tinsmith_error
 
 
 class CustomLossService:
@@ -30,7 +31,11 @@ class CustomLossService:
         loss_id = f"{body.session_id}:loss:{body.custom_loss_seq_id}"
         submission = await self._futures.submit(loss_id, PromiseKind.CREATE_CUSTOM_LOSS, owner)
         if submission.created:
-            await self._store(loss_id, owner, body)
+            try:
+                await self._store(loss_id, owner, body)
+            except Exception as raised:
+                error = as_tinsmith_error(raised)
+                await self._futures.fail(loss_id, error.message, error.category)
         return loss_id
 
     async def find(self, owner: str, session_id: str, loss_id: object) -> LossGraph:
@@ -48,11 +53,7 @@ class CustomLossService:
         return await self._catalog.custom_losses.delete_of_closed_sessions()
 
     async def _store(self, loss_id: str, owner: str, body: CreateCustomLossRequest) -> None:
-        try:
-            _read(body)
-        except TinsmithError as error:
-            await self._futures.fail(loss_id, error.message, error.category)
-            return
+        _read(body)
         definition = CustomLossDefinition(inputs=body.inputs, graph=body.graph)
         await self._catalog.custom_losses.create(
             CustomLossRecord(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tinsmith_common.catalog import Catalog, CheckpointRecord, RunRecord
-from tinsmith_common.errors import InvalidInput, NotFound, TinsmithError
+from tinsmith_common.errors import InvalidInput, NotFound
 from tinsmith_common.futures import FutureStore, PromiseKind
 from tinsmith_common.wire.legacy import UnloadModelResult
 from tinsmith_common.wire.training import (
@@ -20,6 +20,7 @@ from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.types import LoraSpec
 from tinsmith_train.scheduler.lanes import Farewell
 from tinsmith_train.scheduler.operations import Operation, Task
+from tinsmith_train.scheduler.scheduler import as_tinsmith_error
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.registry import ModelRegistry
 
@@ -154,14 +155,13 @@ class ModelService:
             return request_id
         try:
             run, task = await prepare()
-        except TinsmithError as error:
+            if not await self._catalog.runs.create(run):
+                raise InvalidInput(
+                    f"{model_id} exists already, as a copy of weights or as a model; use another model_seq_id"
+                )
+        except Exception as raised:
+            error = as_tinsmith_error(raised)
             await self._futures.fail(request_id, error.message, error.category)
-            return request_id
-        if not await self._catalog.runs.create(run):
-            message = (
-                f"{model_id} exists already, as a copy of weights or as a model; use another model_seq_id"
-            )
-            await self._futures.fail(request_id, message, InvalidInput.category)
             return request_id
         if session.failure is not None:
             await self._catalog.sessions.update(session_id, failure=None)  # its client goes on

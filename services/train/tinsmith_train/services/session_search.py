@@ -1,7 +1,5 @@
 """Finding sessions by what is known of them."""
 
-from datetime import UTC
-
 from tinsmith_common.catalog import Catalog, SessionQuery, SessionRecord, Storage
 from tinsmith_common.wire.search import (
     ActiveStatus,
@@ -53,9 +51,7 @@ def _query(owner: str, body: SearchSessionsRequest) -> SessionQuery:
         statuses=None
         if body.statuses is None
         else tuple((status.type, tuple(status.reasons or ())) for status in body.statuses),
-        after=None
-        if body.cursor is None
-        else (body.cursor.last_created_at.astimezone(UTC), body.cursor.last_session_id),
+        after=None if body.cursor is None else (body.cursor.last_created_at, body.cursor.last_session_id),
     )
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from tinsmith_common.catalog import Catalog, RunRecord, Usage, UsageKind
-from tinsmith_common.errors import InvalidInput, TinsmithError
+from tinsmith_common.errors import InvalidInput
 from tinsmith_common.futures import FutureStore, PromiseKind
 from tinsmith_train.scheduler.operations import Operation, Pass, Rejected, Task
+from tinsmith_train.scheduler.scheduler import as_tinsmith_error
 from tinsmith_train.services.registry import ModelRegistry
 
 
@@ -67,8 +68,8 @@ class Submissions:
 def _build(build: Callable[[], Pass | Task]) -> Pass | Task | Rejected:
     try:
         return build()
-    except TinsmithError as error:
-        return Rejected(error)
+    except Exception as error:
+        return Rejected(as_tinsmith_error(error))
 
 
 def _operation(request_id: str, run: RunRecord, seq_id: int, work: Pass | Task | Rejected) -> Operation:

@@ -1,6 +1,7 @@
 """forward_backward and optim_step: from wire to lane."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from tinsmith_common.http.errors import describe_validation
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_common.wire.codec import (
     WireDatum,
+    WireForwardBackward,
     decode_forward_backward,
     encode_forward_backward_output,
     parse_forward_backward,
@@ -70,21 +72,8 @@ class TrainingService:
                 raise message
             if isinstance(graph, TinsmithError):
                 raise graph
-            request = decode_forward_backward(message)
-            config = dict(request.loss_fn_config)
-            if graph is not None:
-                del config["loss_id"]
-            item = ForwardBackward(
-                adapter_id=model_id,
-                datums=tuple(
-                    _to_datum(index, datum, request.loss_fn) for index, datum in enumerate(request.datums)
-                ),
-                loss=request.loss_fn,
-                loss_config=config,
-                forward_only=request.forward_only,
-                graph=graph,
-                elementwise=elementwise,
-            )
+            item = to_item(decode_forward_backward(message), graph)
+            item = replace(item, adapter_id=model_id, elementwise=elementwise)
             return Pass(item, _encode_result)
 
         return await self._submissions.submit(owner, model_id, seq_id, PromiseKind.FORWARD_BACKWARD, build)
@@ -117,6 +106,21 @@ class TrainingService:
         return await self._submissions.submit(
             owner, address.model_id, address.seq_id, PromiseKind.OPTIM_STEP, build
         )
+
+
+def to_item(request: WireForwardBackward, graph: LossGraph | None = None) -> ForwardBackward:
+    """What the engine is to do. `graph` is the loss that `loss_id` names. Raises `InvalidInput`."""
+    config = dict(request.loss_fn_config)
+    if graph is not None:
+        del config["loss_id"]
+    return ForwardBackward(
+        adapter_id=request.model_id,
+        datums=tuple(_to_datum(index, datum, request.loss_fn) for index, datum in enumerate(request.datums)),
+        loss=request.loss_fn,
+        loss_config=config,
+        forward_only=request.forward_only,
+        graph=graph,
+    )
 
 
 def _to_datum(index: int, datum: WireDatum, loss: str) -> Datum:
