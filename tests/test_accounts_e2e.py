@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import tinker
 
 from tests.accounts import http, keys
-from tests.data import some_tokens, supervised
+from tests.data import logprobs_of, some_tokens, supervised
 from tinsmith_common.auth import KEY_AGE_S
 from tinsmith_local import Stack
 
@@ -126,6 +127,46 @@ def test_a_revoked_key_is_refused_by_both_services_within_its_age(stack: Stack, 
         assert other.get("/sessions").status_code == 200
 
 
+@pytest.mark.row("access-token", call="create_training_client_from_state(weights_access_token=…)")
+def test_a_private_checkpoint_loads_with_its_account_s_key_only(
+    stack: Stack, bobs_key: str, anns_run: tinker.TrainingClient
+) -> None:
+    path = anns_run.save_state("lent").result().path
+    carols_key, anns_key = keys(stack, "create", "carol"), keys(stack, "create", "ann")
+    with tinker.ServiceClient(base_url=stack.base_url, api_key=bobs_key) as bob:
+        for token in (None, carols_key):
+            with pytest.raises(tinker.RequestFailedError, match="no checkpoint|not reach"):
+                bob.create_training_client_from_state(path, weights_access_token=token).result()
+        copy = bob.create_training_client_from_state(path, weights_access_token=anns_key).result()
+        assert_same_weights(copy, anns_run)
+
+
+@pytest.mark.row(
+    "public-checkpoint", call="publish_checkpoint_from_tinker_path, create_training_client_from_state"
+)
+def test_what_is_published_is_loaded_by_another_account(
+    stack: Stack, bobs_key: str, anns_run: tinker.TrainingClient
+) -> None:
+    path = anns_run.save_state("shown").result().path
+    rest = tinker.RestClient(base_url=stack.base_url, api_key=keys(stack, "create", "ann"))
+    rest.publish_checkpoint_from_tinker_path(path).result()
+    with tinker.ServiceClient(base_url=stack.base_url, api_key=bobs_key) as bob:
+        assert_same_weights(bob.create_training_client_from_state(path).result(), anns_run)
+
+
+def assert_same_weights(one: tinker.TrainingClient, other: tinker.TrainingClient) -> None:
+    data = [supervised(some_tokens(3))]
+    first, second = (trainer.forward(data, "cross_entropy").result() for trainer in (one, other))
+    np.testing.assert_array_equal(logprobs_of(first)[0], logprobs_of(second)[0])
+
+
+@pytest.mark.row(
+    "apikey-me",
+    "apikey-revoke",
+    "cli-auth-login",
+    "cli-auth-logout",
+    call="tinker auth login, status, logout; raw HTTP to revoke",
+)
 def test_a_user_logs_in_with_a_key_and_can_revoke_it(stack: Stack, tmp_path: Path) -> None:
     key = keys(stack, "create", "carol@example.org", "--name", "laptop")
     environment = {**os.environ, "TINKER_BASE_URL": stack.base_url, "HOME": str(tmp_path)}

@@ -40,6 +40,7 @@ def text(message: anthropic.types.Message) -> str:
     return "".join(block.text for block in message.content if block.type == "text")
 
 
+@pytest.mark.row("anthropic-messages", call="anthropic: messages.create")
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_message_is_what_tinker_samples_for_the_same_tokens(
     client: anthropic.Anthropic, reference: Reference, trained: bool

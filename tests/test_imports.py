@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,8 @@ def test_every_folder_of_a_service_is_a_known_room(package: str) -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_declares_what_it_imports(package: str) -> None:
     project = tomllib.loads((PACKAGES[package] / "pyproject.toml").read_text())["project"]
-    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    needed = [*project["dependencies"], *chain(*project.get("optional-dependencies", {}).values())]
+    declared = {canonicalize_name(Requirement(line).name) for line in needed}
     providers = dict(packages_distributions()) | {name: [dist] for name, dist in NOT_INSTALLED_HERE.items()}
     undeclared: list[str] = []
     for each in imports(package):

@@ -75,6 +75,7 @@ def model_of(trainer: tinker.TrainingClient) -> str:
     return trainer.get_info().model_id
 
 
+@pytest.mark.row("older-forward", call="raw HTTP")
 def test_forward_answers_the_logprobs_of_the_protobuf_pass_and_each_position_s_loss(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_bad_json_pass_fails_in_its_turn_and_the_next_one_runs(
     assert raw.result("forward", **address, seq_id=2, forward_input=json_input())["loss_fn_outputs"]
 
 
+@pytest.mark.row("older-unload", call="raw HTTP")
 def test_unload_model_frees_the_model_and_keeps_what_it_saved(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -129,6 +131,7 @@ def test_unload_model_frees_the_model_and_keeps_what_it_saved(
     assert unknown["category"] == "user"
 
 
+@pytest.mark.row("older-tokenizer", call="raw HTTP")
 def test_get_tokenizer_answers_one_that_encodes_as_the_sdk_s(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -141,6 +144,7 @@ def test_get_tokenizer_answers_one_that_encodes_as_the_sdk_s(
     assert raw.http.get("get_tokenizer", params={"model_id": "no:train:0"}).status_code == 404
 
 
+@pytest.mark.row("older-sample", call="raw HTTP")
 def test_sample_answers_at_once_what_asample_answers_through_a_promise(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -163,6 +167,7 @@ def test_sample_answers_at_once_what_asample_answers_through_a_promise(
         np.testing.assert_allclose(answer["prompt_logprobs"][1:], scores[1:], atol=SAME)
 
 
+@pytest.mark.row("older-sampling-client", call="raw HTTP")
 def test_a_sampling_client_of_a_session_is_a_sampling_session(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -172,6 +177,7 @@ def test_a_sampling_client_of_a_session_is_a_sampling_session(
     assert raw.http.get(f"samplers/{session_id}:sample:0").json()["base_model"] == MODEL
 
 
+@pytest.mark.row("older-archive", "older-archive-file", call="raw HTTP")
 def test_an_archive_holds_what_an_export_holds(raw: RawClient, service: tinker.ServiceClient) -> None:
     trainer = new_trainer(service)
     trainer.forward_backward(DATA, "cross_entropy").result()

@@ -106,6 +106,7 @@ def expected(work: Work) -> Counter[str]:
     )
 
 
+@pytest.mark.row("usage-events", "cli-billing-usage", call="tinker billing usage")
 def test_the_bill_is_the_tokens_that_were_sent_and_came_back(stack: Stack, work: Work) -> None:
     bill = cli_json(stack, "billing", "usage", *window())
     rows = [{**row, **row["event_info"]} for row in bill["data"]]
@@ -138,6 +139,7 @@ def test_storage_is_told_now_and_by_the_hour(stack: Stack, work: Work) -> None:
     assert 0 < stored < work.checkpoint_bytes / 1e9
 
 
+@pytest.mark.row("trace-export", "trace-file", "cli-export-trace", call="tinker session export-trace")
 def test_the_exported_trace_shows_every_request_and_its_tokens(
     stack: Stack, work: Work, tmp_path: Path
 ) -> None:

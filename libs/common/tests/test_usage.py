@@ -73,8 +73,10 @@ async def test_what_failed_or_was_cancelled_is_not_counted(stores: Stores) -> No
     assert await counted(stores) == {}
 
 
-async def test_two_processes_that_count_at_once_lose_nothing(tmp_path: Path, stores: Stores) -> None:
-    other = Stores.build(CommonSettings(metadata_dir=tmp_path), "train")
+async def test_two_processes_that_count_at_once_lose_nothing(
+    settings: CommonSettings, stores: Stores
+) -> None:
+    other = Stores.build(settings, "train")
 
     async def work(store: Stores, begin: int) -> None:
         for index in range(begin, begin + 25):
@@ -109,7 +111,7 @@ from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
 
 async def main():
-    stores = Stores.build(CommonSettings(metadata_dir=Path(sys.argv[1])), "sample")
+    stores = Stores.build(CommonSettings(metadata_dir=Path(sys.argv[1]), database_url=sys.argv[2]), "sample")
     usage = Usage("s", "base", {UsageKind.SAMPLED: 7})
     for index in range(10**6):
         await stores.futures.submit(f"s:sample:0:{index}", PromiseKind.SAMPLE, "ann")
@@ -121,9 +123,9 @@ asyncio.run(main())
 """
 
 
-def run_and_kill(folder: Path) -> None:
+def run_and_kill(folder: Path, url: str) -> None:
     """End it without warning once it has stored some results."""
-    command = [sys.executable, "-c", RESOLVE_FOR_EVER, str(folder)]
+    command = [sys.executable, "-c", RESOLVE_FOR_EVER, str(folder), url]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as child:
         assert child.stdout is not None
@@ -134,9 +136,9 @@ def run_and_kill(folder: Path) -> None:
 
 
 async def test_a_killed_process_has_counted_exactly_the_results_it_stored(
-    tmp_path: Path, stores: Stores
+    tmp_path: Path, store_url: str, stores: Stores
 ) -> None:
-    await asyncio.to_thread(run_and_kill, tmp_path)
+    await asyncio.to_thread(run_and_kill, tmp_path, store_url)
     done = select(PromiseRow).where(PromiseRow.__table__.c.state == "done")  # pyright: ignore[reportAttributeAccessIssue]
     async with stores.database.read() as connection:
         results = len((await connection.execute(done)).all())
