@@ -135,7 +135,7 @@ def test_a_private_checkpoint_loads_with_its_account_s_key_only(
     carols_key, anns_key = keys(stack, "create", "carol"), keys(stack, "create", "ann")
     with tinker.ServiceClient(base_url=stack.base_url, api_key=bobs_key) as bob:
         for token in (None, carols_key):
-            with pytest.raises(tinker.RequestFailedError, match="no checkpoint|not reach"):
+            with pytest.raises(tinker.RequestFailedError, match=r"no checkpoint|not reach"):
                 bob.create_training_client_from_state(path, weights_access_token=token).result()
         copy = bob.create_training_client_from_state(path, weights_access_token=anns_key).result()
         assert_same_weights(copy, anns_run)
