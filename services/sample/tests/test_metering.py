@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from tinsmith_common.catalog import UsageKind
 from tinsmith_common.errors import EngineFailure
 
@@ -33,6 +35,36 @@ async def test_a_prompt_counts_once_and_every_completion_s_tokens_do(serve: Serv
             UsageKind.TRAINING: 0,
             UsageKind.CHECKPOINT: 0,
         }
+
+
+@pytest.mark.slow  # imports transformers
+@pytest.mark.parametrize("stream", [False, True])
+async def test_inference_counts_under_its_protocol(serve: Serve, fake_engine: Any, stream: bool) -> None:
+    fake_engine.gate.set()
+    body = {"model": "tinsmith/tiny", "prompt": [5, 6, 7], "stream": stream}
+    async with serve(fake_engine) as service:
+        for _ in range(2):
+            (await service.http.post("/oai/api/v1/completions", json=body)).raise_for_status()
+        now, day = datetime.now(UTC), timedelta(days=1)
+        hours = await service.app.state.stores.catalog.usage.hours("local", now - day, now + day)
+        assert {item.session_id for item in hours} == {"openai"}
+        used = await counted(service)
+    assert (used[UsageKind.PREFILL], used[UsageKind.SAMPLED]) == (6, 4)
+
+
+@pytest.mark.slow  # imports transformers
+async def test_inference_that_failed_counts_only_what_a_stream_had_told(
+    serve: Serve, fake_engine: Any
+) -> None:
+    fake_engine.gate.set()
+    fake_engine.failures = [EngineFailure("no"), EngineFailure("no")]
+    body = {"model": "tinsmith/tiny", "prompt": [5, 6, 7]}
+    async with serve(fake_engine) as service:
+        await service.http.post("/oai/api/v1/completions", json=body)
+        assert set((await counted(service)).values()) == {0}
+        await service.http.post("/oai/api/v1/completions", json=body | {"stream": True})
+        used = await counted(service)
+    assert (used[UsageKind.PREFILL], used[UsageKind.SAMPLED]) == (3, 1)
 
 
 async def test_a_repeated_request_counts_once(serve: Serve, fake_engine: Any) -> None:

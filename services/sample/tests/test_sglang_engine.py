@@ -318,14 +318,21 @@ async def test_an_engine_that_is_killed_is_replaced(
     spec = SampleSpec(_prompt(5), num_samples=2, max_tokens=250, stops=NEVER)
     await mortal_engine.sample(replace(spec, max_tokens=1), adapters[0])
     workers = psutil.Process(mortal_engine.pid).children()
-    task = asyncio.create_task(mortal_engine.sample(spec, adapters[0]))
-    async with mortal_engine.stream([spec], adapters[0]) as pieces:
-        await anext(pieces)
-        psutil.Process(mortal_engine.pid).kill()
+    for worker in workers:
+        worker.suspend()  # so that nothing can end before the engine does
+
+    async def read() -> None:
+        async with mortal_engine.stream([spec], adapters[0]) as pieces:
+            async for _ in pieces:
+                pass
+
+    tasks = [asyncio.create_task(mortal_engine.sample(spec, adapters[0])), asyncio.create_task(read())]
+    while mortal_engine.stats()["requests"] < 4:  # noqa: ASYNC110  (there is no event for it)
+        await asyncio.sleep(0)
+    psutil.Process(mortal_engine.pid).kill()
+    for task in tasks:
         with pytest.raises(EngineLost):
             await task
-        with pytest.raises(EngineLost):
-            _ = [piece async for piece in pieces]
     assert not psutil.wait_procs(workers, timeout=10)[1]
     assert (await mortal_engine.sample(spec, adapters[0])).completions
 

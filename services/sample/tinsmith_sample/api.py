@@ -66,7 +66,7 @@ def create_app(
     app.state.inference = InferenceServices.build(
         Models(stores.catalog, sessions, adapters, tuple(engines)),
         Vocabularies({model.name: config.locate(model) for model in config.supported_models}),
-        Inference(engines, InferenceMetrics(registry), config.max_queued_samples),
+        Inference(engines, stores.catalog.usage, InferenceMetrics(registry), config.max_queued_samples),
     )
     app.state.direct = DirectSampling(sessions, sampling, stores.futures)
     app.state.runtime = Runtime(config, engines, sampling)

@@ -5,7 +5,7 @@ process which dies has counted exactly what its clients can see.
 """
 
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import insert, or_, select, update
@@ -41,6 +41,11 @@ class UsageLedger:
         ]
         if rows:
             await connection.execute(self._add, rows)
+
+    async def count(self, owner: str, usage: Usage) -> None:
+        """Count, in a transaction of its own, what leaves nothing else behind."""
+        async with self._database.write() as connection:
+            await self.add(connection, owner, usage, datetime.now(UTC))
 
     async def hours(self, owner: str, start: datetime, end: datetime) -> tuple[UsageHour, ...]:
         """What the owner used in the hours from `start` until before `end`, oldest first."""

@@ -202,6 +202,7 @@ class Host:
             return_logprob=True,
             top_logprobs_num=order.top_logprobs,
             lora_path=order.adapter,
+            cache_salt=order.cache_namespace,
             rid=str(order.id),
             stream=True,
         )

@@ -7,8 +7,17 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from tinsmith_common import catalog
+from tinsmith_common.catalog import UsageKind, UsageLedger
 from tinsmith_common.errors import Overloaded, TinsmithError
-from tinsmith_sample.engines.base import Piece, PromptScores, SampleResult, SampleSpec, SamplingEngine
+from tinsmith_sample.engines.base import (
+    Completion,
+    Piece,
+    PromptScores,
+    SampleResult,
+    SampleSpec,
+    SamplingEngine,
+)
 from tinsmith_sample.engines.checks import MAX_SAMPLES
 from tinsmith_sample.metrics import InferenceMetrics
 from tinsmith_sample.services.inference.errors import WrongParameter
@@ -23,13 +32,17 @@ Finish: TypeAlias = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Work:
-    """Requests of one caller to one model; all of them have the same number of samples."""
+    """Requests of one caller to one model; all of them have the same number of samples.
+
+    `prompts_only`: the engine cannot but sample a token; it is dropped and not counted.
+    """
 
     owner: str
     protocol: Protocol
     target: Target
     vocabulary: Vocabulary
     specs: tuple[SampleSpec, ...]
+    prompts_only: bool = False
 
     @property
     def choices(self) -> int:
@@ -92,26 +105,27 @@ class Inference:
     """Runs work on the engine of its base model, within the limit of what may be open at a time."""
 
     def __init__(
-        self, engines: Mapping[str, SamplingEngine], metrics: InferenceMetrics, max_open: int
+        self,
+        engines: Mapping[str, SamplingEngine],
+        ledger: UsageLedger,
+        metrics: InferenceMetrics,
+        max_open: int,
     ) -> None:
         self._engines = engines
+        self._ledger = ledger
         self._metrics = metrics
         self._max_open = max_open
         self._open = 0
 
     async def complete(self, work: Work) -> Generation:
         """All of it at once. Cancelling the call aborts it. Raises `Overloaded`, and what the engine raises."""
-        with self._tally(work) as tally:
+        async with self._tally(work) as tally:
             results = await self._sample_all(work)
+            tally.usage.cached_tokens = sum(result.cached_tokens for result in results)
             choices: list[Increment] = []
             for spec, result in zip(work.specs, results, strict=True):
-                tally.usage.cached_tokens += result.cached_tokens
                 for completion in result.completions:
-                    transcript = Transcript(work.vocabulary, spec.stops.strings)
-                    spans = [*transcript.add(completion), *transcript.finish()]
-                    tally.usage.completion_tokens += transcript.count
-                    finish = "stop" if transcript.stop is not None else completion.stop_reason
-                    choices.append(Increment(len(choices), spans, finish, transcript.stop))
+                    choices.append(_choice(len(choices), completion, spec, tally))
             tally.outcome = "done"
             return Generation(choices, [result.prompt for result in results], tally.usage)
 
@@ -122,12 +136,12 @@ class Inference:
         Entering raises what is wrong with the request, before any work.
         """
         engine = self._engines[work.target.base_model]
-        with self._tally(work) as tally:
-            async with (
-                engine.stream(work.specs, work.target.adapter) as pieces,
-                aclosing(_increments(pieces, tally)) as increments,
-            ):
-                yield Stream(increments, tally.usage)
+        async with (
+            self._tally(work) as tally,
+            engine.stream(work.specs, work.target.adapter) as pieces,
+            aclosing(_increments(pieces, tally)) as increments,
+        ):
+            yield Stream(increments, tally.usage)
 
     async def _sample_all(self, work: Work) -> list[SampleResult]:
         engine = self._engines[work.target.base_model]
@@ -140,8 +154,8 @@ class Inference:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    @contextmanager
-    def _tally(self, work: Work) -> Generator[_Tally]:
+    @asynccontextmanager
+    async def _tally(self, work: Work) -> AsyncGenerator[_Tally]:
         if work.choices > MAX_SAMPLES:
             raise WrongParameter(f"at most {MAX_SAMPLES} samples per request, not {work.choices}", "n")
         if self._open >= self._max_open:
@@ -155,14 +169,34 @@ class Inference:
         finally:
             self._open -= 1
             self._metrics.open.set(self._open)
-            self._finished(tally)
+            await self._finished(tally)
 
-    def _finished(self, tally: _Tally) -> None:
-        """The one place that sees what every request has used, however it ended."""
+    async def _finished(self, tally: _Tally) -> None:
+        """Count what a request has used: all of it when it is done, of a stream what was told until it ended."""
         model, usage = tally.work.target.base_model, tally.usage
         self._metrics.finished.labels(model, tally.work.protocol, tally.outcome).inc()
         self._metrics.tokens.labels(model).inc(usage.completion_tokens)
         self._metrics.seconds.labels(model).observe(time.perf_counter() - tally.start)
+        if tally.outcome == "done" or usage.completion_tokens:
+            cached = min(usage.cached_tokens, usage.prompt_tokens)
+            quantities = {
+                UsageKind.PREFILL: usage.prompt_tokens - cached,
+                UsageKind.PREFILL_CACHED: cached,
+                UsageKind.SAMPLED: usage.completion_tokens,
+            }
+            # These requests have no session; a bill shows their protocol in its place.
+            used = catalog.Usage(tally.work.protocol, model, quantities)
+            await self._ledger.count(tally.work.owner, used)
+
+
+def _choice(index: int, completion: Completion, spec: SampleSpec, tally: _Tally) -> Increment:
+    if tally.work.prompts_only:
+        return Increment(index, (), "length")
+    transcript = Transcript(tally.work.vocabulary, spec.stops.strings)
+    spans = [*transcript.add(completion), *transcript.finish()]
+    tally.usage.completion_tokens += transcript.count
+    finish = "stop" if transcript.stop is not None else completion.stop_reason
+    return Increment(index, spans, finish, transcript.stop)
 
 
 @contextmanager

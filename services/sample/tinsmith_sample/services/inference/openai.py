@@ -13,7 +13,7 @@ from tinsmith_sample.engines.base import SampleSpec, Stops
 from tinsmith_sample.services.inference.errors import WrongParameter
 from tinsmith_sample.services.inference.generation import Work
 from tinsmith_sample.services.inference.models import Models
-from tinsmith_sample.services.inference.openai_answers import ChatAnswer, CompletionAnswer, Echo
+from tinsmith_sample.services.inference.openai_answers import ChatAnswer, CompletionAnswer
 from tinsmith_sample.services.inference.parameters import (
     OPENAI_MESSAGE_OPTIONS,
     OPENAI_OPTIONS,
@@ -50,8 +50,8 @@ class OpenAI:
             topk_prompt_logprobs=body.logprobs or 0 if scored else 0,
         )
         specs = tuple(replace(spec, prompt=tokens) for _, tokens in prompts)
-        echo = _echo(prompts, vocabulary, alone=max_tokens == 0) if body.echo else None
-        work = Work(owner, "openai", target, vocabulary, specs)
+        echo = _texts(prompts, vocabulary) if body.echo else None
+        work = Work(owner, "openai", target, vocabulary, specs, prompts_only=max_tokens == 0)
         return CompletionAnswer(work, body.logprobs, _include_usage(body), echo)
 
     async def chat(self, owner: str, body: ChatCompletionRequest) -> ChatAnswer:
@@ -103,11 +103,10 @@ async def _tokens(item: str | Sequence[int], vocabulary: Vocabulary) -> tuple[in
     return await vocabulary.encode(item) if isinstance(item, str) else tuple(item)
 
 
-def _echo(
-    prompts: Sequence[tuple[str | Sequence[int], tuple[int, ...]]], vocabulary: Vocabulary, *, alone: bool
-) -> Echo:
-    texts = (item if isinstance(item, str) else vocabulary.decode(tokens) for item, tokens in prompts)
-    return Echo(tuple(texts), alone)
+def _texts(
+    prompts: Sequence[tuple[str | Sequence[int], tuple[int, ...]]], vocabulary: Vocabulary
+) -> list[str]:
+    return [item if isinstance(item, str) else vocabulary.decode(tokens) for item, tokens in prompts]
 
 
 def _message(message: ChatMessage, where: str) -> Message:

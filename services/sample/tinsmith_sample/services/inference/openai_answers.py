@@ -4,7 +4,6 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from tinsmith_sample.engines.base import PromptScores
@@ -16,14 +15,6 @@ Json: TypeAlias = dict[str, Any]
 
 _LOWEST_LOGPROB = -9999.0
 """Stands for a probability of 0, as OpenAI has it: JSON knows no infinity."""
-
-
-@dataclass(frozen=True)
-class Echo:
-    """Prompts to be repeated before the completions; `alone`: instead of them."""
-
-    texts: tuple[str, ...]
-    alone: bool = False
 
 
 class Answer(ABC):
@@ -55,26 +46,23 @@ class Answer(ABC):
 
 
 class CompletionAnswer(Answer):
-    """Of `/completions`."""
+    """Of `/completions`. `echo`: the text of each prompt, to be told before its completions."""
 
-    def __init__(self, work: Work, top: int | None, include_usage: bool, echo: Echo | None) -> None:
+    def __init__(self, work: Work, top: int | None, include_usage: bool, echo: Sequence[str] | None) -> None:
         super().__init__(work, top, include_usage)
         self._echo = echo
 
     def whole(self, generation: Generation) -> Json:
         """A text completion."""
-        choices, usage = generation.choices, generation.usage
-        if self._echo is not None and self._echo.alone:
-            choices = [replace(choice, spans=(), finish="length") for choice in choices]
-            usage = replace(usage, completion_tokens=0)
-        return self._chunk([self._choice(item, generation.prompts) for item in choices], usage)
+        choices = [self._choice(item, generation.prompts) for item in generation.choices]
+        return self._chunk(choices, generation.usage)
 
     async def events(self, stream: Stream) -> AsyncGenerator[Json]:
         """Text completions, each with what is new of one choice."""
         written = [0] * self.work.choices
         if self._echo is not None:
             for choice in range(self.work.choices):
-                text = self._echo.texts[self._prompt_of(choice)]
+                text = self._echo[self._prompt_of(choice)]
                 written[choice] = len(text)
                 yield self._chunk([_text_choice(choice, text, None, None)])
         async for item in stream.increments:
@@ -92,7 +80,7 @@ class CompletionAnswer(Answer):
         scores = prompts[prompt]
         repeated = [] if scores is None else self._prompt_spans(self.work.specs[prompt].prompt, scores)
         logprobs = self._logprobs([*repeated, *item.spans], 0)
-        return _text_choice(item.choice, self._echo.texts[prompt] + item.text, logprobs, item.finish)
+        return _text_choice(item.choice, self._echo[prompt] + item.text, logprobs, item.finish)
 
     def _prompt_of(self, choice: int) -> int:
         return choice // self.work.specs[0].num_samples
