@@ -30,8 +30,13 @@ def failure(client: httpx.Client, url: str, **body: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def ann(stack: Stack) -> Iterator[tinker.ServiceClient]:
-    with tinker.ServiceClient(base_url=stack.base_url, api_key=keys(stack, "create", "ann")) as client:
+def anns_key(stack: Stack) -> str:
+    return keys(stack, "create", "ann")
+
+
+@pytest.fixture(scope="module")
+def ann(stack: Stack, anns_key: str) -> Iterator[tinker.ServiceClient]:
+    with tinker.ServiceClient(base_url=stack.base_url, api_key=anns_key) as client:
         yield client
 
 
@@ -91,6 +96,33 @@ def test_weights_of_others_can_neither_be_loaded_nor_sampled(
             bob.create_sampling_client(model_path=f"tinker://{run_id}/sampler_weights/mine").result()
 
 
+@pytest.mark.row(
+    "public-checkpoint", "access-token", call="create_training_client_from_state(weights_access_token=)"
+)
+def test_weights_of_others_load_when_published_or_with_their_owner_s_token(
+    stack: Stack, anns_key: str, bobs_key: str, anns_run: tinker.TrainingClient
+) -> None:
+    data = [supervised(some_tokens(1))]
+    path = anns_run.save_state("shared").result().path
+    expected = anns_run.forward(data, "cross_entropy").result().metrics
+    rest = tinker.RestClient(base_url=stack.base_url, api_key=anns_key)
+    with tinker.ServiceClient(base_url=stack.base_url, api_key=bobs_key) as bob:
+
+        def load(token: str | None = None) -> object:
+            loaded = bob.create_training_client_from_state(path, weights_access_token=token).result()
+            return loaded.forward(data, "cross_entropy").result().metrics
+
+        for token in (None, bobs_key, "tml-nobody"):
+            with pytest.raises(tinker.RequestFailedError, match="no checkpoint"):
+                load(token)
+        assert load(anns_key) == expected
+        rest.publish_checkpoint_from_tinker_path(path).result()
+        assert load() == expected
+        rest.unpublish_checkpoint_from_tinker_path(path).result()
+        with pytest.raises(tinker.RequestFailedError, match="no checkpoint"):
+            load()
+
+
 def test_operations_on_what_others_have_fail_and_take_no_place(
     stack: Stack, ann: tinker.ServiceClient, bobs_key: str, anns_run: tinker.TrainingClient
 ) -> None:
@@ -126,6 +158,9 @@ def test_a_revoked_key_is_refused_by_both_services_within_its_age(stack: Stack, 
         assert other.get("/sessions").status_code == 200
 
 
+@pytest.mark.row(
+    "cli-auth-login", "cli-auth-logout", "cli-auth-status", "apikey-me", "apikey-revoke", call="CLI"
+)
 def test_a_user_logs_in_with_a_key_and_can_revoke_it(stack: Stack, tmp_path: Path) -> None:
     key = keys(stack, "create", "carol@example.org", "--name", "laptop")
     environment = {**os.environ, "TINKER_BASE_URL": stack.base_url, "HOME": str(tmp_path)}

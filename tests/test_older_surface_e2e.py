@@ -75,6 +75,7 @@ def model_of(trainer: tinker.TrainingClient) -> str:
     return trainer.get_info().model_id
 
 
+@pytest.mark.row("older-forward", call="raw HTTP")
 def test_forward_answers_the_logprobs_of_the_protobuf_pass_and_each_position_s_loss(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -88,6 +89,7 @@ def test_forward_answers_the_logprobs_of_the_protobuf_pass_and_each_position_s_l
     assert result["metrics"]["loss:sum"] == pytest.approx(-expected.sum(), rel=1e-5)
 
 
+@pytest.mark.row("older-json-pass", call="raw HTTP")
 def test_forward_backward_as_json_trains_as_the_protobuf_one_does(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_bad_json_pass_fails_in_its_turn_and_the_next_one_runs(
     assert raw.result("forward", **address, seq_id=2, forward_input=json_input())["loss_fn_outputs"]
 
 
+@pytest.mark.row("older-unload", call="raw HTTP")
 def test_unload_model_frees_the_model_and_keeps_what_it_saved(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -129,6 +132,7 @@ def test_unload_model_frees_the_model_and_keeps_what_it_saved(
     assert unknown["category"] == "user"
 
 
+@pytest.mark.row("older-tokenizer", call="raw HTTP")
 def test_get_tokenizer_answers_one_that_encodes_as_the_sdk_s(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -141,6 +145,7 @@ def test_get_tokenizer_answers_one_that_encodes_as_the_sdk_s(
     assert raw.http.get("get_tokenizer", params={"model_id": "no:train:0"}).status_code == 404
 
 
+@pytest.mark.row("older-sample", call="raw HTTP")
 def test_sample_answers_at_once_what_asample_answers_through_a_promise(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -163,6 +168,7 @@ def test_sample_answers_at_once_what_asample_answers_through_a_promise(
         np.testing.assert_allclose(answer["prompt_logprobs"][1:], scores[1:], atol=SAME)
 
 
+@pytest.mark.row("older-sampling-client", call="raw HTTP")
 def test_a_sampling_client_of_a_session_is_a_sampling_session(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -172,6 +178,7 @@ def test_a_sampling_client_of_a_session_is_a_sampling_session(
     assert raw.http.get(f"samplers/{session_id}:sample:0").json()["base_model"] == MODEL
 
 
+@pytest.mark.row("older-archive", call="raw HTTP")
 def test_an_archive_holds_what_an_export_holds(raw: RawClient, service: tinker.ServiceClient) -> None:
     trainer = new_trainer(service)
     trainer.forward_backward(DATA, "cross_entropy").result()
@@ -220,6 +227,7 @@ def test_a_listing_for_a_client_that_does_not_know_exports_leaves_them_out(
     assert listed("checkpoints", "0.38.0")[1] > listed("checkpoints", "0.25.0")[1]
 
 
+@pytest.mark.row("unknown-fields", call="raw HTTP")
 def test_fields_of_the_future_are_ignored_everywhere(raw: RawClient, service: tinker.ServiceClient) -> None:
     future = {"a_field_of_the_future": {"x": 1}}
     session_id = raw.post("create_session", tags=[], **future)["session_id"]
