@@ -43,7 +43,7 @@ conformance: setup  ## the protocol row by row, with a table (TINKER_BASE_URL= t
 	@$(RUN) -m pytest -q -m row --conformance $(if $(TINKER_BASE_URL),--against $(TINKER_BASE_URL)) libs tests
 
 fuzz: setup  ## bodies and requests that are nearly right, FUZZ_SECONDS= (300) for each of four fuzzers
-	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),300) $(RUN) -m pytest -q -s tests/fuzz
+	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),300) $(RUN) -m pytest -q -s -o faulthandler_timeout=0 tests/fuzz
 
 lint: setup  ## ruff and pyright
 	$(RUN) -m ruff check .

@@ -12,12 +12,11 @@ MODEL = "tinsmith/tiny-qwen3"
 
 
 class RawClient:
-    """Speaks HTTP to the gateway."""
+    """Speaks HTTP to the gateway, or to one of the services behind it."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.http = httpx.Client(
-            base_url=f"{stack.base_url}/api/v1", headers={"X-API-Key": stack.api_key}, timeout=60
-        )
+    def __init__(self, stack: Stack, service: str | None = None) -> None:
+        url = stack.base_url if service is None else stack.service_url(service)
+        self.http = httpx.Client(base_url=f"{url}/api/v1", headers={"X-API-Key": stack.api_key}, timeout=60)
 
     def post(self, url: str, /, **body: Any) -> Any:
         """What an endpoint that must succeed answers."""

@@ -40,7 +40,7 @@ def text(message: anthropic.types.Message) -> str:
     return "".join(block.text for block in message.content if block.type == "text")
 
 
-@pytest.mark.row("anthropic-messages", call="anthropic: messages.create")
+@pytest.mark.row("anthropic-messages", call="Anthropic.messages.create")
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_message_is_what_tinker_samples_for_the_same_tokens(
     client: anthropic.Anthropic, reference: Reference, trained: bool
@@ -62,6 +62,7 @@ def test_a_message_is_what_tinker_samples_for_the_same_tokens(
     assert counted.input_tokens == len(prompt)
 
 
+@pytest.mark.row("anthropic-messages", call="Anthropic.messages.stream")
 def test_a_stream_is_the_message_event_by_event(client: anthropic.Anthropic, stack: Stack) -> None:
     asked = ask(messages=[{"role": "user", "content": "Tell me a story."}])
     whole = client.messages.create(**asked)

@@ -15,7 +15,7 @@ def results(stack: Stack) -> list[VersionResult]:
     return [try_version(stack, version) for version in QUICK]
 
 
-@pytest.mark.row("older-sdks", call="the core script under each version")
+@pytest.mark.row("older-sdks", call="SDK 0.16.1")
 @pytest.mark.parametrize("index", range(len(QUICK)), ids=QUICK)
 def test_everything_that_the_version_has_works(results: list[VersionResult], index: int) -> None:
     assert results[index].failures == ()

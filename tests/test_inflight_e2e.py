@@ -36,7 +36,7 @@ def _scores(sampler: tinker.SamplingClient) -> NDArray[np.float32]:
     return np.array(sampler.compute_logprobs(PROMPT).result()[1:], np.float32)
 
 
-@pytest.mark.row("save-sampler-inflight", call="save_weights_and_get_sampling_client(kind='inflight')")
+@pytest.mark.row("save-sampler-inflight", call='save_weights_and_get_sampling_client(kind="inflight")')
 def test_a_save_moves_every_inflight_session_and_no_snapshot(trainer: tinker.TrainingClient) -> None:
     before = _train(trainer)
     first = _save(trainer)

@@ -11,7 +11,7 @@ SAMPLES = 200
 TOKENS = 4
 
 
-@pytest.mark.row("many-samples", call="SamplingClient.sample")
+@pytest.mark.row("many-samples-cleartext", "many-samples-h2", call="SamplingClient.sample")
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_200_samples_at_once_all_come_back_whole(stack: Stack, mode: Mode) -> None:
     with Watch(stack) as watch:

@@ -89,6 +89,7 @@ def test_forward_answers_the_logprobs_of_the_protobuf_pass_and_each_position_s_l
     assert result["metrics"]["loss:sum"] == pytest.approx(-expected.sum(), rel=1e-5)
 
 
+@pytest.mark.row("older-json-pass", call="raw HTTP")
 def test_forward_backward_as_json_trains_as_the_protobuf_one_does(
     raw: RawClient, service: tinker.ServiceClient
 ) -> None:
@@ -177,7 +178,7 @@ def test_a_sampling_client_of_a_session_is_a_sampling_session(
     assert raw.http.get(f"samplers/{session_id}:sample:0").json()["base_model"] == MODEL
 
 
-@pytest.mark.row("older-archive", "older-archive-file", call="raw HTTP")
+@pytest.mark.row("older-archive", call="raw HTTP")
 def test_an_archive_holds_what_an_export_holds(raw: RawClient, service: tinker.ServiceClient) -> None:
     trainer = new_trainer(service)
     trainer.forward_backward(DATA, "cross_entropy").result()
@@ -226,6 +227,7 @@ def test_a_listing_for_a_client_that_does_not_know_exports_leaves_them_out(
     assert listed("checkpoints", "0.38.0")[1] > listed("checkpoints", "0.25.0")[1]
 
 
+@pytest.mark.row("unknown-fields", call="raw HTTP")
 def test_fields_of_the_future_are_ignored_everywhere(raw: RawClient, service: tinker.ServiceClient) -> None:
     future = {"a_field_of_the_future": {"x": 1}}
     session_id = raw.post("create_session", tags=[], **future)["session_id"]

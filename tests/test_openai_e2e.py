@@ -57,7 +57,7 @@ def visible(reference: Reference, sequence: tinker.SampledSequence) -> list[tupl
     return [(token, logprob) for token, logprob in pairs if token not in special]
 
 
-@pytest.mark.row("openai-chat", call="openai: chat.completions.create")
+@pytest.mark.row("openai-chat", call="OpenAI.chat.completions.create")
 def test_a_chat_is_what_tinker_samples_for_the_same_tokens(
     client: openai.OpenAI, reference: Reference, model: str
 ) -> None:
@@ -95,7 +95,7 @@ def test_trained_weights_answer_otherwise_than_the_base_model(
     assert len(texts) == 2
 
 
-@pytest.mark.row("openai-stream", call="openai: chat.completions.create(stream=True)")
+@pytest.mark.row("openai-stream", call="OpenAI.chat.completions.create(stream=True)")
 @pytest.mark.parametrize("temperature", [1.0, WILD])
 def test_the_pieces_of_a_chat_are_the_chat(
     client: openai.OpenAI, reference: Reference, model: str, temperature: float
@@ -142,7 +142,7 @@ def test_the_pieces_of_a_chat_are_the_chat(
     ]
 
 
-@pytest.mark.row("openai-completions", call="openai: completions.create")
+@pytest.mark.row("openai-completions", call="OpenAI.completions.create")
 def test_prompts_may_be_texts_or_tokens_one_or_many(client: openai.OpenAI, reference: Reference) -> None:
     texts = ["The cat sat on", "One day a"]
     tokens = [reference.tokenizer.encode(text) for text in texts]

@@ -75,7 +75,7 @@ def _targets(rows: int) -> Any:
     return torch.from_numpy(np.where(random.random((rows, 5)) < 0.7, -1, ids))
 
 
-@pytest.mark.row("target-prompt", call="SamplingClient.sample(target_prompt_logprobs=…)")
+@pytest.mark.row("target-prompt", call="sample(target_prompt_logprobs=)")
 @pytest.mark.parametrize("sparse", [False, True])
 def test_target_logprobs_equal_the_trainer_s_and_keep_their_layout(trained: Trained, sparse: bool) -> None:
     tokens = some_tokens(5, 40)
@@ -102,7 +102,7 @@ def test_a_target_matrix_with_too_few_rows_is_refused_with_the_right_number(trai
         trained.sampler.sample(_prompt(some_tokens(1, 8)), 1, ONE, target_prompt_logprobs=asked).result()
 
 
-@pytest.mark.row("alt-tokens", call="SamplingClient.sample(prompt_alt_tokens_k=…)")
+@pytest.mark.row("alt-tokens", call="sample(prompt_alt_tokens_k=)")
 def test_alternatives_have_the_trainer_s_logprobs_and_follow_its_distribution(trained: Trained) -> None:
     tokens, k, temperature = some_tokens(6, 12), 2000, 0.7
     params = tinker.SamplingParams(max_tokens=1, temperature=temperature, seed=8)

@@ -47,6 +47,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.row("tls-h2", call="everything, over HTTPS")
 def test_the_sdk_does_everything_over_http2_inside_tls(stack: Stack) -> None:
     before = envoy_stats(stack)
     environment = {**os.environ, **stack.client_environment, "TINKER_BASE_URL": stack.tls_url}

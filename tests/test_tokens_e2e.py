@@ -46,7 +46,7 @@ def answers(stack: Stack, credential: str) -> list[httpx.Response]:
         return [client.get("/sessions"), client.post("/join_sampling_session", json=asked)]
 
 
-@pytest.mark.row("whoami", call="RestClient.whoami")
+@pytest.mark.row("auth-token", "whoami", call="RestClient.whoami")
 def test_training_sampling_and_whoami_run_on_a_token(stack: Stack, key: str) -> None:
     with tinker.ServiceClient(base_url=stack.base_url, api_key=key) as service:
         trainer = service.create_lora_training_client(MODEL, rank=4).result()
@@ -60,7 +60,7 @@ def test_training_sampling_and_whoami_run_on_a_token(stack: Stack, key: str) -> 
     assert identity.org_urn == "tml:organization:apples"
 
 
-@pytest.mark.row("cli-auth-whoami", call="tinker auth whoami")
+@pytest.mark.row("cli-auth-whoami", call="CLI")
 def test_the_command_line_tells_who_a_key_is(stack: Stack, key: str) -> None:
     done = subprocess.run(
         [str(Path(sys.executable).with_name("tinker")), "auth", "whoami"],
@@ -79,7 +79,7 @@ def test_a_token_can_be_the_credential_of_a_client(stack: Stack, key: str) -> No
     assert rest.list_sessions().result().sessions is not None
 
 
-@pytest.mark.row("token-refresh", "auth-token", call="RestClient.list_sessions")
+@pytest.mark.row("token-refresh", call="RestClient.list_sessions")
 def test_a_client_whose_token_is_refused_fetches_another_and_goes_on(stack: Stack, key: str) -> None:
     rest, token = tinker.RestClient(base_url=stack.base_url, api_key=key), token_of(stack, key)
     rest.list_sessions().result()

@@ -106,7 +106,7 @@ def expected(work: Work) -> Counter[str]:
     )
 
 
-@pytest.mark.row("usage-events", "cli-billing-usage", call="tinker billing usage")
+@pytest.mark.row("usage-events", "cli-billing-usage", call="CLI")
 def test_the_bill_is_the_tokens_that_were_sent_and_came_back(stack: Stack, work: Work) -> None:
     bill = cli_json(stack, "billing", "usage", *window())
     rows = [{**row, **row["event_info"]} for row in bill["data"]]
@@ -124,6 +124,7 @@ def test_the_bill_is_the_same_as_csv_and_there_is_one_as_a_table(stack: Stack, w
     assert work.session_id in sessions
 
 
+@pytest.mark.row("usage-storage", "cli-billing-storage", call="CLI")
 def test_storage_is_told_now_and_by_the_hour(stack: Stack, work: Work) -> None:
     storage = cli_json(stack, "billing", "checkpoint-storage", "--project-id", "metered")
     (item,) = storage["data"]
@@ -139,7 +140,7 @@ def test_storage_is_told_now_and_by_the_hour(stack: Stack, work: Work) -> None:
     assert 0 < stored < work.checkpoint_bytes / 1e9
 
 
-@pytest.mark.row("trace-export", "trace-file", "cli-export-trace", call="tinker session export-trace")
+@pytest.mark.row("trace-export", "cli-export-trace", call="CLI")
 def test_the_exported_trace_shows_every_request_and_its_tokens(
     stack: Stack, work: Work, tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_the_exported_trace_shows_every_request_and_its_tokens(
     assert (len(models), len(samplers), models & samplers) == (1, 1, set())
 
 
+@pytest.mark.row("trace-file", call="CLI; plain GET")
 def test_the_url_of_a_trace_needs_no_credential_and_belongs_to_one_account(stack: Stack, work: Work) -> None:
     url = cli(stack, "session", "export-trace", work.session_id, "--url-only").strip()
     with urlopen(url, timeout=30) as answer:

@@ -60,6 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
             files = json.loads(body)["files"]
             plain = {"uploadMode": "regular", "shouldIgnore": False}
             self._answer({"files": [{"path": file["path"], **plain} for file in files]})
+        elif self.path == "/api/validate-yaml":
+            self._answer({})
         elif "/commit/" in self.path:
             repo = self.path.removeprefix("/api/models/").split("/commit/")[0]
             hub.commit(repo, body)

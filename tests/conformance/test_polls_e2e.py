@@ -4,9 +4,11 @@ import asyncio
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 import tinker
 
@@ -181,44 +183,51 @@ def database(stack: Stack) -> str:
     return str(found)
 
 
-@pytest.mark.row("queue-state-reason", "overloaded", call="raw HTTP; SamplingClient.sample")
-def test_while_the_engine_starts_samples_wait_with_a_reason_and_too_many_are_told_to_come_back(
-    stack: Stack, raw: RawClient, service: tinker.ServiceClient
-) -> None:
-    sampler_client = service.create_sampling_client(base_model=MODEL).result()
-    sampler, allowed = new_sampler(raw), 3
+@pytest.fixture
+def starting(stack: Stack) -> Iterator[RawClient]:
+    """The sample service itself, which lets three samples wait, while its engine starts."""
     environment: Any = stack.config.env
     # A short hold, so that a poll is answered before the engine is up.
-    environment |= {"MAX_QUEUED_SAMPLES": str(allowed), "LONG_POLL_S": "1"}
-    restarted = threading.Thread(target=stack.restart, args=("sample",))
+    environment |= {"MAX_QUEUED_SAMPLES": "3", "LONG_POLL_S": "1"}
     stack.kill("sample")
+    restarted = threading.Thread(target=stack.restart, args=("sample",))
+    restarted.start()
+    # Not through the gateway, which sends nothing before the engine is up if there was an earlier failure.
+    service = RawClient(stack, "sample")
+    while not is_alive(service):
+        time.sleep(0.1)
+    yield service
+    restarted.join()
+    del environment["MAX_QUEUED_SAMPLES"], environment["LONG_POLL_S"]
+    stack.restart("sample")
+
+
+def is_alive(service: RawClient) -> bool:
     try:
-        restarted.start()
-        waiting = list[str]()
-        answer = None
-        while answer is None or answer.status_code != 429:
-            body = {"sampling_session_id": sampler, "seq_id": len(waiting), "prompt": PROMPT}
-            params = {"max_tokens": 3, "stop": []}
-            # 503 while the process is away: the gateway's, which clients repeat.
-            answer = raw.http.post("/asample", json={**body, "sampling_params": params})
-            waiting += [answer.json()["request_id"]] if answer.status_code == 200 else []
-            assert len(waiting) <= allowed
-            time.sleep(0.1)
-        assert answer.headers["retry-after"]
-        assert "again" in answer.json()["detail"]
-        poll = raw.poll(waiting[0]).json()
-        assert poll["queue_state"] == "paused_capacity"
-        assert "starting" in poll["queue_state_reason"]
-        # The SDK waits and comes back by itself.
-        future = sampler_client.sample(
-            tinker.ModelInput.from_ints([5]), 1, tinker.SamplingParams(max_tokens=2, stop=[])
-        )
-        for request_id in waiting:
-            while b"try_again" in (answer := raw.poll(request_id)).content:
-                pass
-            assert pb.SampleResponse.FromString(answer.content).sequences
-        assert len(future.result(timeout=300).sequences[0].tokens) == 2
-    finally:
-        restarted.join()
-        del environment["MAX_QUEUED_SAMPLES"], environment["LONG_POLL_S"]
-        stack.restart("sample")
+        return service.http.get("/healthz").is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.row("queue-state-reason", "overloaded", call="raw HTTP; SamplingClient.sample")
+def test_while_the_engine_starts_samples_wait_with_a_reason_and_too_many_are_told_to_come_back(
+    raw: RawClient, service: tinker.ServiceClient, request: pytest.FixtureRequest
+) -> None:
+    client, sampler = service.create_sampling_client(base_model=MODEL).result(), new_sampler(raw)
+    starting: RawClient = request.getfixturevalue("starting")
+    waiting = [sample(starting, sampler, seq_id) for seq_id in range(3)]
+    body = {"sampling_session_id": sampler, "seq_id": 3, "prompt": PROMPT}
+    refused = starting.http.post("/asample", json=body)
+    assert refused.status_code == 429
+    assert float(refused.headers["retry-after"]) > 0
+    assert "again" in refused.json()["detail"]
+    poll = starting.poll(waiting[0]).json()
+    assert poll["queue_state"] == "paused_capacity"
+    assert "starting" in poll["queue_state_reason"]
+    # The SDK waits and comes back by itself; what waited runs.
+    prompt, params = tinker.ModelInput.from_ints([5]), tinker.SamplingParams(max_tokens=2, stop=[])
+    assert len(client.sample(prompt, 1, params).result(timeout=300).sequences[0].tokens) == 2
+    for request_id in waiting:
+        while b"try_again" in (answer := starting.poll(request_id)).content:
+            pass
+        assert pb.SampleResponse.FromString(answer.content).sequences

@@ -193,7 +193,7 @@ def test_a_checkpoint_tells_its_adapter_s_shape_and_gives_it_to_who_loads_it(
 
 @pytest.mark.row("unknown-endpoint", "no-redirects", call="raw HTTP")
 def test_what_is_not_there_is_404_and_never_a_redirect(raw: RawClient) -> None:
-    for path in ("/forward", "/unload_model", "/training_runs/", "/create_session/", "/nothing/at/all"):
+    for path in ("/training_runs/", "/create_session/", "/nothing/at/all"):
         for method in ("GET", "POST"):
             answer = raw.http.request(method, path, json={} if method == "POST" else None)
             assert answer.status_code in {404, 405}, path
