@@ -103,10 +103,16 @@ def test_a_download_leaves_no_export_behind(
     service: tinker.ServiceClient, rest: tinker.RestClient, out: Path
 ) -> None:
     path = trained(service, train_unembed=True).save_state("kept").result().path
+    before = exports(rest)
     weights.download(tinker_path=path, output_dir=str(out / "raw"))
     listed = rest.list_user_checkpoints(limit=1000).result().checkpoints
     assert path in {item.tinker_path for item in listed}
-    assert [item for item in listed if item.checkpoint_type == "external"] == []
+    assert exports(rest) == before
+
+
+def exports(rest: tinker.RestClient) -> set[str]:
+    listed = rest.list_user_checkpoints(limit=1000).result().checkpoints
+    return {item.tinker_path for item in listed if item.checkpoint_type == "external"}
 
 
 @pytest.mark.row("lora-scale", "export-files", call="save_weights_external, weights.download")

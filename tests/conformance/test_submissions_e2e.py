@@ -152,7 +152,7 @@ def test_a_model_created_twice_is_one_model(raw: RawClient) -> None:
     assert raw.result(submit_step(raw, created["model_id"], 2))["metrics"]["grad_norm"] > 0
     raw.post("/create_model", **body)
     submit_pass(raw, created["model_id"], 3)
-    assert raw.result(submit_step(raw, created["model_id"], 4))["metrics"]["step"] == 2
+    assert raw.result(submit_step(raw, created["model_id"], 4))["metrics"]["optimizer_step"] == 2
     save = raw.post("/save_weights", model_id=created["model_id"], seq_id=5, path="here")
     path = raw.result(save["request_id"])["path"]
     assert path == f"tinker://{session_id}:train:0/weights/here"

@@ -98,7 +98,7 @@ class UsageResponse(WireModel):
 class StorageItem(WireModel):
     """What the live checkpoints of a project take up; a gigabyte is 10^9 bytes."""
 
-    project_id: str | None
+    project_id: str | None = None
     org_user_urn: str
     checkpoint_count: int
     size_bytes: int

@@ -8,7 +8,7 @@ from tinsmith_common.errors import NotFound, TinsmithError
 from tinsmith_common.http import Caller
 from tinsmith_common.wire.anthropic import CountTokensRequest, MessagesRequest
 from tinsmith_sample.routers.dependencies import InferenceDep
-from tinsmith_sample.routers.dialect import Dialect
+from tinsmith_sample.routers.dialect import REFUSALS, Dialect
 from tinsmith_sample.routers.event_stream import Json, sse
 from tinsmith_sample.services.inference.models import Entry
 
@@ -38,7 +38,9 @@ class AnthropicDialect(Dialect):
 
 
 _dialect = AnthropicDialect()
-router = APIRouter(prefix="/anthropic/api/v1", tags=["anthropic"], route_class=_dialect.route_class())
+router = APIRouter(
+    prefix="/anthropic/api/v1", tags=["anthropic"], route_class=_dialect.route_class(), responses=REFUSALS
+)
 
 
 @router.post("/messages", summary="Answer a conversation", response_model=None)

@@ -9,6 +9,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -22,6 +23,16 @@ from tinsmith_sample.services.inference.generation import Generation, Inference,
 _log = get_logger(__name__)
 
 _CLIENT_GONE = 499
+
+
+class Refusal(BaseModel):
+    """Why a request was refused, in a protocol's own words below `error`."""
+
+    error: dict[str, Any]
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Refusal, "description": "Refused"}}
+"""For the `responses` of a protocol's router."""
 
 
 class Answer(Protocol):

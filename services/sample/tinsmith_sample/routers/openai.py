@@ -8,7 +8,7 @@ from tinsmith_common.errors import NotFound, TinsmithError
 from tinsmith_common.http import Caller
 from tinsmith_common.wire.openai import ChatCompletionRequest, CompletionRequest
 from tinsmith_sample.routers.dependencies import InferenceDep
-from tinsmith_sample.routers.dialect import Dialect
+from tinsmith_sample.routers.dialect import REFUSALS, Dialect
 from tinsmith_sample.routers.event_stream import Json, sse
 from tinsmith_sample.services.inference.models import Entry
 
@@ -41,7 +41,9 @@ class OpenAIDialect(Dialect):
 
 
 _dialect = OpenAIDialect()
-router = APIRouter(prefix="/oai/api/v1", tags=["openai"], route_class=_dialect.route_class())
+router = APIRouter(
+    prefix="/oai/api/v1", tags=["openai"], route_class=_dialect.route_class(), responses=REFUSALS
+)
 
 
 @router.get("/models", summary="Base models and the caller's sampler weights")
