@@ -29,7 +29,7 @@ async def _save(service: Any, version: int) -> None:
 
 
 async def _session(service: Any, number: int) -> str:
-    owner = await service.app.state.(await stores.authenticator.authenticate("key")).owner
+    owner = (await service.app.state.stores.authenticator.authenticate("key")).owner
     record = SamplingSessionRecord(
         f"s:sample:{number}", "s", owner, MODEL, datetime.now(UTC), inflight_run=RUN
     )
