@@ -8,7 +8,7 @@ from tinsmith_common.errors import NotFound, TinsmithError
 from tinsmith_common.http import Caller
 from tinsmith_common.wire.anthropic import CountTokensRequest, MessagesRequest
 from tinsmith_sample.routers.dependencies import InferenceDep
-from tinsmith_sample.routers.dialect import REFUSALS, Dialect
+from tinsmith_sample.routers.dialect import REFUSALS, WHOLE_OR_STREAMED, Dialect
 from tinsmith_sample.routers.event_stream import Json, sse
 from tinsmith_sample.services.inference.models import Entry
 
@@ -43,7 +43,7 @@ router = APIRouter(
 )
 
 
-@router.post("/messages", summary="Answer a conversation", response_model=None)
+@router.post("/messages", summary="Answer a conversation", response_model=None, responses=WHOLE_OR_STREAMED)
 async def messages(
     body: MessagesRequest, request: Request, caller: Caller, inference: InferenceDep
 ) -> Response:

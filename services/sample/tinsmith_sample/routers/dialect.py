@@ -34,6 +34,14 @@ class Refusal(BaseModel):
 REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Refusal, "description": "Refused"}}
 """For the `responses` of a protocol's router."""
 
+WHOLE_OR_STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, or its events",
+        "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
+    }
+}
+"""For the `responses` of a route that can do both."""
+
 
 class Answer(Protocol):
     """See `OpenAI` and `Anthropic`."""

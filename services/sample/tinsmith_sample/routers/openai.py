@@ -8,7 +8,7 @@ from tinsmith_common.errors import NotFound, TinsmithError
 from tinsmith_common.http import Caller
 from tinsmith_common.wire.openai import ChatCompletionRequest, CompletionRequest
 from tinsmith_sample.routers.dependencies import InferenceDep
-from tinsmith_sample.routers.dialect import REFUSALS, Dialect
+from tinsmith_sample.routers.dialect import REFUSALS, WHOLE_OR_STREAMED, Dialect
 from tinsmith_sample.routers.event_stream import Json, sse
 from tinsmith_sample.services.inference.models import Entry
 
@@ -58,7 +58,12 @@ async def get_model(name: str, caller: Caller, inference: InferenceDep) -> Json:
     return _model(await inference.models.describe(caller.owner, name))
 
 
-@router.post("/completions", summary="Go on with a text or with tokens", response_model=None)
+@router.post(
+    "/completions",
+    summary="Go on with a text or with tokens",
+    response_model=None,
+    responses=WHOLE_OR_STREAMED,
+)
 async def completions(
     body: CompletionRequest, request: Request, caller: Caller, inference: InferenceDep
 ) -> Response:
@@ -67,7 +72,9 @@ async def completions(
     return await _dialect.answer(request, inference.inference, answer, bool(body.stream))
 
 
-@router.post("/chat/completions", summary="Go on with a conversation", response_model=None)
+@router.post(
+    "/chat/completions", summary="Go on with a conversation", response_model=None, responses=WHOLE_OR_STREAMED
+)
 async def chat_completions(
     body: ChatCompletionRequest, request: Request, caller: Caller, inference: InferenceDep
 ) -> Response:
