@@ -91,7 +91,9 @@ def test_a_command_that_does_not_exist_says_so(tmp_path: Path) -> None:
 
 
 SUPERVISOR = """
-import sys, time
+import signal, sys, time
+# A shell's background job, as these tests may be part of, passes on that SIGINT is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from tinsmith_local.console import Console
 from tinsmith_local.process import Launch, PartProcess
