@@ -146,8 +146,9 @@ def test_parts_of_many_adapters_in_shared_rows_give_each_what_it_gets_alone(
     limits = TrainerLimits(tokens_per_pass=64)
     trainer, alone = (make_trainer(limits=limits, a=SPEC, b=LoraSpec(8)) for _ in range(2))
     items = {name: submit(name, *(make_datum(seed, 6) for seed in range(4))) for name in ("a", "b")}
+    answers: list[object] = []
     for first in range(4):
-        answers = trainer.run_parts([part(name, item, first, first + 1) for name, item in items.items()])
+        answers[:] = trainer.run_parts([part(name, item, first, first + 1) for name, item in items.items()])
     for answer, (name, item) in zip(answers, items.items(), strict=True):
         (expected,) = alone.forward_backward([item])
         assert isinstance(answer, ForwardBackwardResult)

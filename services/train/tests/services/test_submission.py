@@ -13,9 +13,10 @@ from tinsmith_common.futures import PromiseKind
 from tinsmith_common.stores import Stores
 from tinsmith_common.wire.training import CreateModelRequest
 from tinsmith_train.engine.types import ModelInfo
+from tinsmith_train.scheduler.admission import Admission, Bound, Bounds
 from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.scheduler.operations import Pass
-from tinsmith_train.scheduler.scheduler import Scheduler
+from tinsmith_train.scheduler.scheduler import Pace, Scheduler
 from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.models import ModelService
@@ -27,8 +28,15 @@ NO_BACKEND: Any = None  # what is refused never reaches one
 
 
 def registry_of(stores: Stores) -> ModelRegistry:
-    scheduler = Scheduler(NO_BACKEND, stores.futures, SchedulerMetrics(CollectorRegistry()), 1000)
+    scheduler = Scheduler(
+        NO_BACKEND, stores.futures, SchedulerMetrics(CollectorRegistry()), Pace(1000, 1000, 600)
+    )
     return ModelRegistry({"base": BaseModel("base", "base", ModelInfo("A", 10, 10, 1), scheduler)})
+
+
+def admission(operations: int = 10) -> Admission:
+    bound = Bound(operations, 1000)
+    return Admission(Bounds(bound, bound, bound), SchedulerMetrics(CollectorRegistry()))
 
 
 @pytest.mark.parametrize(("error", "category"), [(InvalidInput("bad"), "user"), (ValueError("oh"), "server")])
@@ -44,7 +52,7 @@ async def test_a_body_that_cannot_be_read_ends_its_promise_in_its_turn(
     def build() -> Any:
         raise error
 
-    submissions = Submissions(registry, stores.futures, stores.catalog)
+    submissions = Submissions(registry, stores.futures, stores.catalog, admission())
     request_id = await submissions.submit("ann", "s:train:0", 0, PromiseKind.OPTIM_STEP, build)
     outcome = await stores.futures.wait(request_id, "ann", 10)
     running.cancel()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinsmith_common.errors import TinsmithError
 from tinsmith_train.backends.embedded.config import EmbeddedConfig
 from tinsmith_train.engine.types import (
     AdamParams,
-    ForwardBackward,
     ForwardBackwardResult,
     LoraSpec,
     ModelInfo,
+    PassPart,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ class TrainWorker:
         self._config = config
         self._threads = config.threads or os.cpu_count() or 1
         self._trainer: LoraTrainer
+
+    def call(self, method: str, *args: Any) -> tuple[float, float, Any]:
+        """Run one of the methods below. When it began and ended (`time.time`), and what it answers."""
+        started = time.time()
+        value = getattr(self, method)(*args)
+        return started, time.time(), value
 
     def load(self) -> ModelInfo:
         """Load the base model. Comes before all else, and not in the constructor, whose errors Ray swallows."""
@@ -62,14 +69,14 @@ class TrainWorker:
         self._trainer.delete_adapter(adapter_id)
 
     def forward_backward(
-        self, batch: Sequence[ForwardBackward]
-    ) -> Sequence[ForwardBackwardResult | TinsmithError]:
+        self, parts: Sequence[PassPart]
+    ) -> Sequence[ForwardBackwardResult | TinsmithError | None]:
         """See `TrainBackend`."""
         import torch
 
-        tokens = sum(len(datum.tokens) for item in batch for datum in item.datums)
+        tokens = sum(part.tokens for part in parts)
         torch.set_num_threads(1 if tokens < SMALL_PASS_TOKENS else self._threads)
-        return self._trainer.forward_backward(batch)
+        return self._trainer.run_parts(parts)
 
     def optim_step(self, adapter_id: str, params: AdamParams) -> dict[str, float]:
         """See `TrainBackend`."""
