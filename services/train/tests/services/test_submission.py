@@ -8,14 +8,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tinsmith_common.catalog import CheckpointRecord, RunRecord, SessionRecord
-from tinsmith_common.errors import InvalidInput, PromiseLost
+from tinsmith_common.errors import InvalidInput, Overloaded, PromiseLost
 from tinsmith_common.futures import PromiseKind
 from tinsmith_common.stores import Stores
 from tinsmith_common.wire.training import CreateModelRequest
 from tinsmith_train.engine.types import ModelInfo
 from tinsmith_train.scheduler.admission import Admission, Bound, Bounds
 from tinsmith_train.scheduler.metrics import SchedulerMetrics
-from tinsmith_train.scheduler.operations import Pass
+from tinsmith_train.scheduler.operations import Pass, Task
 from tinsmith_train.scheduler.scheduler import Pace, Scheduler
 from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
@@ -98,3 +98,24 @@ async def test_nobody_can_use_up_the_numbers_of_anothers_model(
     with pytest.raises(PromiseLost):
         await stores.futures.wait(f"{saved.run_id}:1", "bob", 0)
     assert await submit("ann") == f"{saved.run_id}:1"
+
+
+async def test_over_the_bound_nothing_is_recorded_and_what_is_known_is_answered_again(stores: Stores) -> None:
+    """A 429 must leave no promise behind: the client sends the same `seq_id` again, and it has to run then."""
+    registry = registry_of(stores)
+    registry.add(RunRecord("s:train:0", "s", "ann", "base", 8, 32.0, True, True, True, NOW, NOW))
+    registry.bases["base"].scheduler.open_lane("s:train:0")
+    submissions = Submissions(registry, stores.futures, stores.catalog, admission(2))
+
+    async def submit(seq_id: int) -> str:
+        kind = PromiseKind.OPTIM_STEP
+        return await submissions.submit("ann", "s:train:0", seq_id, kind, lambda: Task(NO_BACKEND))
+
+    for seq_id in (0, 1):
+        await submit(seq_id)
+    with pytest.raises(Overloaded, match="2 operations"):
+        await submit(2)
+    assert len(await stores.futures.pending()) == 2
+    assert await submit(1) == "s:train:0:1"
+    await registry.bases["base"].scheduler.fail_waiting(InvalidInput("over"))
+    assert await submit(2) == "s:train:0:2"
