@@ -51,9 +51,6 @@ class TrainingConfig(CommonSettings):
     lane_gap_s: float = Field(
         default=600.0, gt=0, description="without an arrival, until a missing operation's turn is given up"
     )
-    lane_gap_s: float = Field(
-        default=600.0, gt=0, description="without an arrival, until a missing operation's turn is given up"
-    )
     session_timeout_s: float = Field(default=1800.0, ge=30, description="without a heartbeat")
     public_url: str | None = Field(
         default=None,

@@ -131,8 +131,15 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         bench.scheduler.open_lane(model)
     running = asyncio.create_task(bench.scheduler.run())
     yield bench
-    running.cancel()
+    await stop(bench, running)
     await stores.close()
+
+
+async def stop(bench: Bench, running: asyncio.Task[None]) -> None:
+    """As the service stops: what ends meanwhile is stored before the store closes."""
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await bench.scheduler.fail_waiting(EngineFailure("over"))
 
 
 def a_pass(model: str, loss: str = "cross_entropy", lengths: Sequence[int] = (4, 4)) -> Pass:
@@ -194,7 +201,7 @@ async def impatient(bench: Bench) -> AsyncIterator[Bench]:
     impatient.scheduler.open_lane("a")
     running = asyncio.create_task(impatient.scheduler.run())
     yield impatient
-    running.cancel()
+    await stop(impatient, running)
 
 
 async def test_an_operation_that_never_arrives_loses_its_turn(impatient: Bench) -> None:

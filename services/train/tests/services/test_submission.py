@@ -86,7 +86,7 @@ def never() -> Pass:
 async def test_nobody_can_use_up_the_numbers_of_anothers_model(
     stores: Stores, saved: CheckpointRecord
 ) -> None:
-    submissions = Submissions(ModelRegistry(), stores.futures, stores.catalog)
+    submissions = Submissions(ModelRegistry(), stores.futures, stores.catalog, admission())
 
     async def submit(owner: str) -> str:
         return await submissions.submit(owner, saved.run_id, 1, PromiseKind.OPTIM_STEP, never)

@@ -9,10 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tinsmith_common.errors import TinsmithError
 from tinsmith_train.backends.embedded.config import EmbeddedConfig
 from tinsmith_train.engine.types import (
     AdamParams,
+    Datum,
+    ForwardBackward,
     ForwardBackwardResult,
     LoraSpec,
     ModelInfo,
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 
 SMALL_PASS_TOKENS = 256
 """Below this one thread is faster than handing out each of a thousand short operations."""
+
+
+_WARM_UP = "warm-up"
 
 
 class TrainWorker:
@@ -58,7 +65,21 @@ class TrainWorker:
             longest = min(config.max_context_length, base.info.max_context_length)
             base = replace(base, info=replace(base.info, max_context_length=longest))
         self._trainer = LoraTrainer(base, config.limits)
+        self._warm_up()
         return self._trainer.info
+
+    def _warm_up(self) -> None:
+        """Do once what is slow the first time: libraries start their threads and choose their kernels."""
+        self.create_adapter(_WARM_UP, LoraSpec(8))
+        longest = self._trainer.info.max_context_length
+        for tokens in (16, SMALL_PASS_TOKENS):
+            ids = np.zeros(min(tokens, longest), np.int64)
+            datum = Datum(ids, ids, {"weights": np.ones(ids.size, np.float32)})
+            self.forward_backward(
+                [PassPart.whole(_WARM_UP, ForwardBackward(_WARM_UP, (datum,), "cross_entropy"))]
+            )
+        self.optim_step(_WARM_UP, AdamParams())
+        self.delete_adapter(_WARM_UP)
 
     def create_adapter(self, adapter_id: str, spec: LoraSpec) -> None:
         """See `TrainBackend`."""
