@@ -77,11 +77,16 @@ SPECS = {
 LENGTHS = {"a": (9, 4, 30), "b": (1, 17), "c": (12, 12)}
 
 
+def make_config(kind: str, **options: Any) -> Any:
+    factory: Any = CONFIG_MAPPING[kind]
+    return factory(**options)
+
+
 def make_causal_lm(kind: str, tied: bool = False) -> Any:
     options = {**SIZES, **OPTIONS.get(kind, {}), "tie_word_embeddings": tied}
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(
-        CONFIG_MAPPING[kind](**options), attn_implementation="eager"
+        make_config(kind, **options), attn_implementation="eager"
     ).eval()
     for name, parameter in model.named_parameters():  # norms and biases that are 1 or 0 would hide mistakes
         if parameter.dim() == 1:
@@ -134,7 +139,7 @@ class Reference:
         (-torch.cat(terms).sum()).backward()
 
     def _weights(self) -> dict[str, Tensor]:
-        base = dict(self._model.named_parameters(remove_duplicate=False))
+        base: dict[str, Tensor] = dict(self._model.named_parameters(remove_duplicate=False))
         weights: dict[str, Tensor] = {}
         for target in self._targets:
             a, b = self.leaves[target.path]
@@ -187,7 +192,7 @@ def test_after_a_step_the_export_gives_our_logprobs_in_peft(
     kind: str, tied: bool, make_datum: MakeDatum, tmp_path: Path
 ) -> None:
     if FAMILIES[kind].experts is not None:
-        pytest.skip("adapters of experts go through the cookbook's conversion: see test_experts.py")
+        pytest.skip("adapters of experts go through the cookbook's conversion: tests/test_expert_exports.py")
     trainer, model = make_trainer(kind, tied), make_causal_lm(kind, tied)
     batch = make_batch(make_datum)
     run(trainer, batch)
@@ -219,19 +224,19 @@ def test_every_linear_layer_is_trained_or_listed_as_frozen(kind: str) -> None:
 
 
 def test_an_architecture_outside_of_the_table_is_refused_with_what_is_supported() -> None:
-    config = CONFIG_MAPPING["gpt2"](n_embd=32, n_layer=1, n_head=2, vocab_size=VOCAB)
+    config = make_config("gpt2", n_embd=32, n_layer=1, n_head=2, vocab_size=VOCAB)
     with pytest.raises(EngineFailure, match=r"architecture 'gpt2'.*use one of .*llama.*qwen3_moe"):
         prepare_base_model("test/base", AutoModelForCausalLM.from_config(config))
 
 
 def test_rotary_embeddings_that_change_with_the_batch_are_refused() -> None:
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    config = CONFIG_MAPPING["llama"](**SIZES, rope_parameters=rope)
+    config = make_config("llama", **SIZES, rope_parameters=rope)
     with pytest.raises(EngineFailure, match="'dynamic' rotary embeddings"):
         prepare_base_model("test/base", AutoModelForCausalLM.from_config(config))
 
 
 def test_bidirectional_attention_is_refused() -> None:
-    config = CONFIG_MAPPING["gemma3_text"](**SIZES, use_bidirectional_attention=True)
+    config = make_config("gemma3_text", **SIZES, use_bidirectional_attention=True)
     with pytest.raises(EngineFailure, match="'use_bidirectional_attention'"):
         prepare_base_model("test/base", AutoModelForCausalLM.from_config(config))

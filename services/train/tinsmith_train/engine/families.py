@@ -83,7 +83,7 @@ FAMILIES: Mapping[str, Family] = {
 """Each row is held to Hugging Face and PEFT by the tests, on a small random model."""
 
 _VARYING_ROPE = ("dynamic", "longrope")
-"""Rotary embeddings that change with the longest sequence of a batch: a datum's result would depend on its neighbours."""
+"""Rotary embeddings that change with the longest sequence of a batch, so that a datum's result would too."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,10 @@ def check_options(name: str, family: Family, config: Any) -> None:
                 f"base model '{name}' sets '{option}', which the embedded engine does not apply"
             )
     rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope.get("rope_type"), *(part.get("rope_type") for part in rope.values() if isinstance(part, dict))]
+    kinds = [
+        rope.get("rope_type"),
+        *(part.get("rope_type") for part in rope.values() if isinstance(part, dict)),
+    ]
     varying = [kind for kind in kinds if kind in _VARYING_ROPE]
     if varying:
         raise EngineFailure(

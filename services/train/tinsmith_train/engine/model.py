@@ -131,7 +131,8 @@ def _wrap_layers(name: str, decoder: nn.Module, family: Family, spans: SpanTable
         prefix = f"layers.{number}"
         present = {path for path, _ in layer.named_modules()}
         before = len(targets)
-        for group, paths in (("attn", family.attn), ("mlp", family.mlp)):
+        groups: dict[Group, tuple[str, ...]] = {"attn": family.attn, "mlp": family.mlp}
+        for group, paths in groups.items():
             targets.extend(
                 _wrap_linear(decoder, f"{prefix}.{path}", family, group, spans)
                 for path in paths
@@ -147,9 +148,7 @@ def _wrap_layers(name: str, decoder: nn.Module, family: Family, spans: SpanTable
     return targets
 
 
-def _wrap_linear(
-    decoder: nn.Module, path: str, family: Family, group: Group, spans: SpanTable
-) -> LoraTarget:
+def _wrap_linear(decoder: nn.Module, path: str, family: Family, group: Group, spans: SpanTable) -> LoraTarget:
     linear = cast(nn.Linear, decoder.get_submodule(path))
     full = f"{family.decoder}.{path}"
     decoder.set_submodule(path, LoraLinear(linear, full, spans))
