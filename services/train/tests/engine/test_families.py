@@ -176,7 +176,7 @@ def test_logprobs_and_gradients_of_a_mixed_batch_equal_autograd(
     for item, result in zip(batch, run(trainer, batch), strict=True):
         reference = Reference(model, trainer, item.adapter_id)
         for datum, logprobs in zip(item.datums, result.logprobs, strict=True):
-            np.testing.assert_allclose(logprobs, reference.logprobs(datum).detach(), atol=3e-5)
+            np.testing.assert_allclose(logprobs, reference.logprobs(datum).detach(), atol=1e-4)
         reference.backward(item.datums)
         for path, pair in trainer.adapter(item.adapter_id).pairs.items():
             for ours, leaf in zip((pair.a, pair.b), reference.leaves[path], strict=True):
@@ -203,7 +203,7 @@ def test_after_a_step_the_export_gives_our_logprobs_in_peft(
     for datum, logprobs in zip(batch[0].datums, result.logprobs, strict=True):
         logits = peft(input_ids=torch.from_numpy(datum.tokens)[None], use_cache=False).logits[0]
         wanted = F.log_softmax(logits, dim=-1).gather(1, torch.from_numpy(datum.targets)[:, None])[:, 0]
-        np.testing.assert_allclose(logprobs, wanted.detach(), atol=3e-5)
+        np.testing.assert_allclose(logprobs, wanted.detach(), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
