@@ -25,7 +25,7 @@ def write_peft_folder(adapter: Adapter, base_model: str, directory: Path) -> Non
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "target_modules": sorted({target.path.rpartition(".")[2] for target in adapter.targets}),
+        "target_modules": sorted({target.module for target in adapter.targets}),
     }
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     save_file(named_tensors(adapter, adapter.weights), directory / WEIGHTS_FILE, metadata={"format": "pt"})
