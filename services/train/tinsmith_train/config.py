@@ -35,7 +35,7 @@ class TrainingConfig(CommonSettings):
     tokens_per_pass: int | None = Field(
         default=None,
         ge=128,
-        description="tokens packed into one row; default: 8192, more for a small model on a GPU",
+        description="tokens packed into one row; default: 1024 on a CPU, 8192 and more on a GPU",
     )
     tokens_per_cycle: int | None = Field(
         default=None,

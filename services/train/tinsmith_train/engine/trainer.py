@@ -233,10 +233,12 @@ class LoraTrainer:
 
     @property
     def row_tokens(self) -> int:
-        """Tokens that are run at a time. Few long rows keep a GPU busy: each costs the host some thousand launches."""
+        """Tokens that are run at a time: on a CPU no more than it takes to be busy, for who waits. Few long rows keep a GPU busy: each costs the host some thousand launches."""
         per_token = self._base.decoder.bytes_per_token
         if self._limits.tokens_per_pass is not None:
             return self._limits.tokens_per_pass
+        if self._base.device.type == "cpu":
+            return 1024
         fit = 0 if per_token is None else 32 * 2**30 // per_token // 1024 * 1024
         return min(max(fit, 8192), 32768)
 
