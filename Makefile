@@ -63,8 +63,9 @@ bench-train: setup  ## the engine against Hugging Face + PEFT: tokens/s, TFLOP/s
 migration: setup  ## write the next migration from what changed in the tables (NAME="what it does")
 	@$(RUN) -m tools.migration "$(NAME)" && $(RUN) -m ruff format --quiet libs/common/tinsmith_common/migrations
 
-bench: setup  ## the engine against torch + peft, then small calls through the whole stack
+bench: setup  ## the engine and the train service against torch + peft, then small calls through the whole stack
 	@$(RUN) -m benchmarks.engine
+	@OMP_WAIT_POLICY=PASSIVE $(RUN) -m benchmarks.service
 	@$(RUN) -m tinsmith_local run -- $(CURDIR)/$(RUN) -m benchmarks.latency
 
 compatibility: setup  ## try every supported SDK version; writes docs/compatibility.md (CHECK=1 compares instead)

@@ -1,4 +1,4 @@
-"""Sharing and bounds through the real SDK, on a train service of its own: rows of 128 tokens, four operations a model."""
+"""Sharing and bounds through the real SDK, on a service of its own: rows of 128 tokens, four operations a model."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future

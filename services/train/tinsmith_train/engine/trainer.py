@@ -233,7 +233,11 @@ class LoraTrainer:
 
     @property
     def row_tokens(self) -> int:
-        """Tokens that are run at a time: on a CPU no more than it takes to be busy, for who waits. Few long rows keep a GPU busy: each costs the host some thousand launches."""
+        """Tokens that are run at a time.
+
+        On a CPU no more than it takes to be busy, as others wait for them. Few long rows keep a GPU busy: each costs
+        the host some thousand launches.
+        """
         per_token = self._base.decoder.bytes_per_token
         if self._limits.tokens_per_pass is not None:
             return self._limits.tokens_per_pass
