@@ -2,6 +2,7 @@
 
 import tomllib
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class ConformanceTable:
         if not self._claims or config.option.collectonly:
             return
         terminalreporter.section("conformance")
-        shown = self._rows if self._strict else self._claims
+        shown = self._rows if self._strict else [row for row, claims in self._claims.items() if claims.tests]
         terminalreporter.write_line("\n".join(self._lines(shown)))
         missed = self._missed()
         terminalreporter.write_line(f"{len(self._rows) - len(missed)} of {len(self._rows)} rows hold")
@@ -88,7 +89,7 @@ class ConformanceTable:
     def _missed(self) -> list[str]:
         return [row for row in self._rows if self._claims[row].verdict != "holds"]
 
-    def _lines(self, shown: Any) -> list[str]:
+    def _lines(self, shown: Collection[str]) -> list[str]:
         lines = ["| Section | Promise | Verdict | Call |", "|---|---|---|---|"]
         for row, (section, text) in self._rows.items():
             if row in shown:

@@ -40,6 +40,9 @@ class TrainingConfig(CommonSettings):
     tokens_per_cycle: int = Field(
         default=32_768, ge=128, description="tokens taken from all lanes before any lane is looked at again"
     )
+    lane_gap_s: float = Field(
+        default=600.0, gt=0, description="without an arrival, until a missing operation's turn is given up"
+    )
     session_timeout_s: float = Field(default=1800.0, ge=30, description="without a heartbeat")
     public_url: str | None = Field(
         default=None,

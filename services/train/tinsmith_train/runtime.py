@@ -81,6 +81,7 @@ class Runtime:
             self._stores.futures,
             self._metrics,
             config.tokens_per_cycle,
+            config.lane_gap_s,
             self._services.failures.models_lost,
         )
         self._schedulers.append(scheduler)

@@ -4,7 +4,7 @@ import numpy as np
 
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.types import Datum, ForwardBackward
-from tinsmith_train.scheduler.lanes import Lane
+from tinsmith_train.scheduler.lanes import Gap, Lane
 from tinsmith_train.scheduler.operations import Operation, Pass, Task
 
 
@@ -61,3 +61,18 @@ def test_a_seq_id_runs_once() -> None:
     assert not lane.add(a_task(0))
     lane.take(100)
     assert not lane.add(a_task(0))
+
+
+def test_a_gap_is_skipped_up_to_what_has_arrived() -> None:
+    lane = lane_of(a_task(0), a_pass(3), a_task(4))
+    assert lane.stalled_since is None
+    assert seq_ids(lane.take(100)) == [0]
+    assert lane.stalled_since is not None
+    assert lane.skip_gap() == Gap(1, 2)
+    assert lane.stalled_since is None
+    assert seq_ids(lane.take(100)) == [3]
+    assert not lane.add(a_pass(2)), "its turn was given up"
+
+
+def test_an_empty_lane_is_not_stalled() -> None:
+    assert Lane("m").stalled_since is None

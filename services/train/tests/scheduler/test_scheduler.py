@@ -85,11 +85,16 @@ class RecordingBackend:
 class Bench:
     """A running scheduler with its store."""
 
-    def __init__(self, futures: FutureStore) -> None:
+    def __init__(self, futures: FutureStore, lane_gap_s: float = 600) -> None:
         self.futures = futures
         self.backend = RecordingBackend()
+        self.registry = CollectorRegistry()
         self.scheduler = Scheduler(
-            self.backend, futures, SchedulerMetrics(CollectorRegistry()), tokens_per_cycle=1000
+            self.backend,
+            futures,
+            SchedulerMetrics(self.registry),
+            tokens_per_cycle=1000,
+            lane_gap_s=lane_gap_s,
         )
 
     async def submit(self, model: str, seq_id: int, work: Pass | Task | Rejected) -> str:
@@ -164,6 +169,39 @@ async def test_a_gap_in_one_lane_does_not_hold_up_another(bench: Bench) -> None:
     assert (await bench.outcome(await bench.submit("b", 0, a_pass("b")))).payload == b"done"
 
 
+@pytest_asyncio.fixture
+async def impatient(bench: Bench) -> AsyncIterator[Bench]:
+    """A second scheduler on the same store, which gives a gap up after a fifth of a second."""
+    impatient = Bench(bench.futures, lane_gap_s=0.2)
+    impatient.scheduler.open_lane("a")
+    running = asyncio.create_task(impatient.scheduler.run())
+    yield impatient
+    running.cancel()
+
+
+async def test_an_operation_that_never_arrives_loses_its_turn(impatient: Bench) -> None:
+    began = asyncio.get_running_loop().time()
+    first, last = await impatient.submit("a", 2, a_pass("a")), await impatient.submit("a", 5, a_step("a"))
+    assert (await impatient.outcome(first)).payload == b"done"
+    assert (await impatient.outcome(last)).payload == b"{}"
+    assert asyncio.get_running_loop().time() - began >= 0.2
+    assert impatient.backend.calls == ["pass a", "step a 0.1"]
+    assert impatient.registry.get_sample_value("tinsmith_train_lane_gaps_total") == 2
+    late = Operation("a:1", "a", 1, a_pass("a"))
+    assert not impatient.scheduler.submit(late), "the lane has gone on"
+
+
+async def test_every_arrival_gives_a_missing_operation_more_time(impatient: Bench) -> None:
+    for seq_id in (4, 3, 2, 1):
+        await impatient.submit("a", seq_id, a_step("a", seq_id))
+        await asyncio.sleep(0.1)
+    assert impatient.backend.calls == []
+    await impatient.submit("a", 0, a_step("a", 0))
+    await asyncio.sleep(0.05)
+    assert impatient.backend.calls == [f"step a {rate}" for rate in range(5)]
+    assert impatient.registry.get_sample_value("tinsmith_train_lane_gaps_total") == 0
+
+
 async def test_an_unexpected_error_fails_the_operation_as_the_server_s_fault(bench: Bench) -> None:
     bench.backend.fail_next = ZeroDivisionError("boom")
     outcome = await bench.outcome(await bench.submit("a", 0, a_pass("a")))
@@ -209,7 +247,11 @@ async def test_a_farewell_is_said_when_what_arrived_has_run_and_the_adapter_is_g
 async def test_a_farewell_is_also_said_when_everything_ends(bench: Bench) -> None:
     await bench.futures.submit("a:unload", PromiseKind.UNLOAD_MODEL, "ann")
     stopped = Scheduler(
-        bench.backend, bench.futures, SchedulerMetrics(CollectorRegistry()), tokens_per_cycle=1000
+        bench.backend,
+        bench.futures,
+        SchedulerMetrics(CollectorRegistry()),
+        tokens_per_cycle=1000,
+        lane_gap_s=600,
     )
     stopped.open_lane("a")
     stopped.close_lane("a", Farewell("a:unload", b"bye"))

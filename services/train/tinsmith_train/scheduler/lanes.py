@@ -1,8 +1,17 @@
 """Ordered lanes: one per model, released strictly by `seq_id`."""
 
+import time
 from dataclasses import dataclass
 
 from tinsmith_train.scheduler.operations import Operation, Pass
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Turns that were given up: `first` to `last`, both counted in."""
+
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -22,13 +31,26 @@ class Lane:
         self.farewell: Farewell | None = None
         self._next_seq = 0
         self._waiting: dict[int, Operation] = {}
+        self._last_arrival = time.monotonic()
 
     def add(self, operation: Operation) -> bool:
         """Keep an operation for its turn. False when its turn has passed or is taken."""
         if operation.seq_id < self._next_seq or operation.seq_id in self._waiting:
             return False
         self._waiting[operation.seq_id] = operation
+        self._last_arrival = time.monotonic()
         return True
+
+    @property
+    def stalled_since(self) -> float | None:
+        """Since when (`time.monotonic`) nothing has arrived while what is here waits for an earlier turn."""
+        return self._last_arrival if self._waiting and not self.ready else None
+
+    def skip_gap(self) -> Gap:
+        """Give up the missing turns before the first operation that is here. The lane must be stalled."""
+        gap = Gap(self._next_seq, min(self._waiting) - 1)
+        self._next_seq = gap.last + 1
+        return gap
 
     @property
     def ready(self) -> bool:

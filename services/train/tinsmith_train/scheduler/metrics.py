@@ -8,6 +8,9 @@ class SchedulerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.queued = Gauge("tinsmith_train_queued_operations", "Operations that wait", registry=registry)
+        self.gaps = Counter(
+            "tinsmith_train_lane_gaps", "Times a lane went on without a missing operation", registry=registry
+        )
         self.task_seconds = Histogram(
             "tinsmith_train_task_seconds", "Seconds of optimizer steps, saves and loads", registry=registry
         )

@@ -1,6 +1,7 @@
 """Runs the lanes of all models on one backend: heads are taken together, passes run as one batch."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
@@ -32,12 +33,14 @@ class Scheduler:
         futures: FutureStore,
         metrics: SchedulerMetrics,
         tokens_per_cycle: int,
+        lane_gap_s: float,
         models_lost: ModelsLost | None = None,
     ) -> None:
         self._backend = backend
         self._futures = futures
         self._metrics = metrics
         self._tokens_per_cycle = tokens_per_cycle
+        self._lane_gap_s = lane_gap_s
         self._models_lost = models_lost
         self._lanes: dict[str, Lane] = {}
         self._arrived = asyncio.Event()
@@ -68,11 +71,36 @@ class Scheduler:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            await self._arrived.wait()
-            self._arrived.clear()
+            await self._wait_for_work()
             while batch := self._take():
                 await self._execute(batch)
             await self._finish_closing_lanes()
+
+    async def _wait_for_work(self) -> None:
+        """Until something arrives, or a lane has waited long enough for what never arrived."""
+        try:
+            async with asyncio.timeout_at(self._next_gap_at()):
+                await self._arrived.wait()
+        except TimeoutError:
+            self._skip_old_gaps()
+        self._arrived.clear()
+
+    def _next_gap_at(self) -> float | None:
+        """When the next gap is given up, on the loop's clock; None while no lane is stalled."""
+        stalled = [since for lane in self._lanes.values() if (since := lane.stalled_since) is not None]
+        if not stalled:
+            return None
+        wait_s = min(stalled) + self._lane_gap_s - time.monotonic()
+        return asyncio.get_running_loop().time() + max(wait_s, 0.0)
+
+    def _skip_old_gaps(self) -> None:
+        """A submission that was refused before its `seq_id` was known, or lost on its way, used its turn up."""
+        oldest = time.monotonic() - self._lane_gap_s
+        for lane in self._lanes.values():
+            if (since := lane.stalled_since) is not None and since <= oldest:
+                gap = lane.skip_gap()
+                self._metrics.gaps.inc()
+                _log.warning("gave up operations", model=lane.model_id, first=gap.first, last=gap.last)
 
     async def fail_waiting(self, error: TinsmithError) -> None:
         """End every promise that is still queued."""

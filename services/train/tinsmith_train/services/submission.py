@@ -49,7 +49,9 @@ class Submissions:
             )
         elif not self._registry.scheduler_of(run).submit(_operation(request_id, run, seq_id, _build(build))):
             await self._fail(
-                request_id, f"seq_id {seq_id} of {model_id} has had its turn; go on with a later one"
+                request_id,
+                f"seq_id {seq_id} of {model_id} has had its turn, or came so late that it was given up; "
+                "submit it again with a later one",
             )
         elif self._registry.should_note_use(model_id):
             await self._catalog.runs.update(model_id, last_request_at=datetime.now(UTC))
