@@ -37,6 +37,11 @@ class TrainingConfig(CommonSettings):
         ge=128,
         description="tokens packed into one row; default: 1024 on a CPU, 8192 and more on a GPU",
     )
+    full_fine_tune_models: int = Field(
+        default=0,
+        ge=0,
+        description="models of a base that may train all weights (rank 0) at a time, 16 bytes a parameter each",
+    )
     tokens_per_cycle: int | None = Field(
         default=None,
         ge=128,

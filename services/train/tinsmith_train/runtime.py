@@ -70,7 +70,9 @@ class Runtime:
                 dtype=config.train_dtype,
                 threads=config.train_threads,
                 max_context_length=model.max_context_length,
-                limits=TrainerLimits(tokens_per_pass=config.tokens_per_pass),
+                limits=TrainerLimits(
+                    tokens_per_pass=config.tokens_per_pass, full_models=config.full_fine_tune_models
+                ),
             )
         )
         self._backends.append(backend)

@@ -1,7 +1,8 @@
 """The engine: one frozen base model, many adapters, and the operations of the training API on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ from tinsmith_train.engine.types import (
     PassPart,
     TrainerLimits,
 )
-from tinsmith_train.engine.validation import CheckedItem, check_adam, check_item, check_lora
+from tinsmith_train.engine.validation import CheckedItem, check_adam, check_full, check_item, check_lora
+from tinsmith_train.engine.whole import FullModel
 
 MIB = 2**20
 
@@ -47,8 +49,9 @@ class LoraTrainer:
     def create_adapter(self, adapter_id: str, spec: LoraSpec) -> None:
         """Give `adapter_id` fresh weights and an empty optimizer, replacing what it had."""
         check_lora(spec)
+        adapter = self._make(adapter_id, spec)
         self.delete_adapter(adapter_id)
-        self._adapters[adapter_id] = Adapter(spec, self._base.targets, self._base.device)
+        self._adapters[adapter_id] = adapter
 
     def delete_adapter(self, adapter_id: str) -> None:
         """Free the adapter's memory. Unknown ids are ignored."""
@@ -117,16 +120,19 @@ class LoraTrainer:
 
         Raises `InvalidInput` when the folder does not fit this base model.
         """
-        adapter = checkpoint.load_state(
-            directory, self._base.targets, self._base.device, with_optimizer=with_optimizer
-        )
+        make = partial(self._make, adapter_id)
+        adapter = checkpoint.load_state(directory, make, with_optimizer=with_optimizer)
         self.delete_adapter(adapter_id)
         self._adapters[adapter_id] = adapter
         return adapter.spec
 
     def export_adapter(self, adapter_id: str, directory: Path) -> None:
-        """Write the weights as a PEFT folder into an existing empty directory."""
-        peft_export.write_peft_folder(self.adapter(adapter_id), self._base.name, directory)
+        """Write the weights as a PEFT folder, or as a whole model's, into an existing empty directory."""
+        adapter = self.adapter(adapter_id)
+        if isinstance(adapter, FullModel):
+            adapter.write_folder(directory)
+        else:
+            peft_export.write_peft_folder(adapter, self._base.name, directory)
 
     def adapter(self, adapter_id: str) -> Adapter:
         """The live adapter. Raises `NotFound`."""
@@ -134,6 +140,26 @@ class LoraTrainer:
         if adapter is None:
             raise NotFound(f"no adapter '{adapter_id}' here: create the model or load it from a checkpoint")
         return adapter
+
+    def _make(self, adapter_id: str, spec: LoraSpec) -> Adapter:
+        if spec.rank > 0:
+            return Adapter(spec, self._base.targets, self._base.device)
+        others = (one for key, one in self._adapters.items() if key != adapter_id)
+        check_full(
+            sum(isinstance(one, FullModel) for one in others),
+            self._limits.full_models,
+            self._base.whole.memory_gib(),
+        )
+        return FullModel(spec, self._base.whole, self._base.device)
+
+    def _rows(self, items: Mapping[int, CheckedItem]) -> Iterator[MicroBatch]:
+        """All adapters together, and each full model on its own."""
+        groups: dict[str, dict[int, CheckedItem]] = {}
+        for number, item in items.items():
+            full = isinstance(self._adapters[item.adapter_id], FullModel)
+            groups.setdefault(item.adapter_id if full else "", {})[number] = item
+        for group in groups.values():
+            yield from pack(group, self.row_tokens)
 
     def _begin_or_resume(self, part: PassPart) -> RunningPass:
         """The pass of a part. Raises `TinsmithError` when it cannot run."""
@@ -195,7 +221,7 @@ class LoraTrainer:
         before = [Snapshot.of(self._adapters[adapter_id]) for adapter_id in training]
         collector = Collector(items)
         try:
-            for row in pack(items, self.row_tokens):
+            for row in self._rows(items):
                 self._run_row(row, items, collector)
         except Exception as error:
             for snapshot in before:
@@ -226,6 +252,9 @@ class LoraTrainer:
             torch.from_numpy(array).to(device)
             for array in (row.tokens, row.positions, row.target_rows, row.targets)
         )
+        first = self._adapters[row.spans[0].adapter_id]
+        if isinstance(first, FullModel):
+            return first.logprobs(tokens, positions, row.lengths, target_rows, targets, self._memory())
         owners = [Owner(span.start, span.stop, self._adapters[span.adapter_id]) for span in row.spans]
         hidden = self._base.decoder.hidden(tokens, positions, row.lengths, owners)
         spans = spans_of(self._base.head_path, owners)

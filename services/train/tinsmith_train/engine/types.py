@@ -16,8 +16,8 @@ LossConfig = Mapping[str, float | str]
 class LoraSpec:
     """Shape of one adapter.
 
-    `seed` initialises the A matrices; B starts at zero. The delta of a linear layer is
-    `alpha / rank * B @ A`.
+    `rank` 0 trains all weights; seed and alpha mean nothing then. `seed` initialises the A matrices; B starts at
+    zero. The delta of a linear layer is `alpha / rank * B @ A`.
     """
 
     rank: int
@@ -127,9 +127,11 @@ class TrainerLimits:
                       only makes others wait; on a GPU 8192, up to 32768 where the activations of so many take at
                       most 32 GiB.
     logits_chunk_mib: fp32 logits computed at a time; None: 64 on a CPU, 2048 on a GPU, which wants large matmuls.
+    full_models:      how many models may train all their weights at a time, at 16 bytes a parameter.
     logits_keep_mib:  log-softmax kept for the backward pass, which is computed again when it would be larger.
     """
 
     tokens_per_pass: int | None = None
     logits_chunk_mib: int | None = None
     logits_keep_mib: int = 1024
+    full_models: int = 0

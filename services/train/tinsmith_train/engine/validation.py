@@ -77,12 +77,23 @@ def check_adam(params: AdamParams) -> None:
 
 def check_lora(spec: LoraSpec) -> None:
     """Check an adapter's shape. Raises `InvalidInput`."""
-    if spec.rank < 1:
-        raise InvalidInput(f"LoRA rank is {spec.rank}: it must be at least 1")
+    if spec.rank < 0:
+        raise InvalidInput(f"LoRA rank is {spec.rank}: it must be at least 1, or 0 to train all weights")
     if not (math.isfinite(spec.alpha) and spec.alpha > 0):
         raise InvalidInput(f"LoRA alpha is {spec.alpha}: it must be a finite number over 0")
     if not (spec.train_attn or spec.train_mlp or spec.train_unembed):
         raise InvalidInput("nothing to train: switch on train_attn, train_mlp or train_unembed")
+
+
+def check_full(others: int, limit: int, memory_gib: float) -> None:
+    """Check that one more model may train all its weights. Raises `InvalidInput` that names the setting."""
+    if others < limit:
+        return
+    state = "off here" if limit == 0 else f"taken by {others} other model{'s' * (others > 1)}"
+    raise InvalidInput(
+        f"training all weights (rank 0) is {state}: use a LoRA rank of at least 1, or have FULL_FINE_TUNE_MODELS "
+        f"raised over {limit}; each such model of this base takes {memory_gib:.1f} GiB"
+    )
 
 
 def _check_config(name: str, loss: Loss, given: LossConfig) -> Mapping[str, float]:
