@@ -91,7 +91,7 @@ class LoraTrainer:
         while running:
             items = {number: _portion(running[number], parts[number]) for number in running}
             try:
-                outputs = self._run_all(items)
+                outputs = self._run_all(items, self._to_put_back(running))
             except BadItem as bad:
                 answers[bad.item] = bad.error
                 self._give_up(running.pop(bad.item))
@@ -215,10 +215,15 @@ class LoraTrainer:
                 run.before.restore()
             self._running = {name: other for name, other in self._running.items() if other is not run}
 
-    def _run_all(self, items: Mapping[int, CheckedItem]) -> dict[int, Outputs]:
-        """All micro-batches, or none: gradients are put back when any fails."""
-        training = {item.adapter_id for item in items.values() if not item.forward_only}
-        before = [Snapshot.of(self._adapters[adapter_id]) for adapter_id in training]
+    def _to_put_back(self, running: Mapping[int, RunningPass]) -> list[Snapshot]:
+        """The gradients that this call adds to. A pass that is alone, and given up if it fails, has its own copy."""
+        if len(running) == 1 and all(run.before is not None for run in running.values()):
+            return []
+        names = {run.item.adapter_id for run in running.values() if not run.item.forward_only}
+        return [Snapshot.of(self._adapters[name]) for name in names]
+
+    def _run_all(self, items: Mapping[int, CheckedItem], before: Sequence[Snapshot]) -> dict[int, Outputs]:
+        """All micro-batches, or none: the gradients of `before` are put back when any fails."""
         collector = Collector(items)
         try:
             for row in self._rows(items):
@@ -229,8 +234,9 @@ class LoraTrainer:
             if isinstance(error, BadItem):
                 raise
             raise EngineFailure(_describe_failure(error)) from error
-        for snapshot in before:
-            snapshot.adapter.has_grad = True
+        for item in items.values():
+            if not item.forward_only:
+                self._adapters[item.adapter_id].has_grad = True
         return collector.outputs
 
     def _run_row(self, row: MicroBatch, items: Mapping[int, CheckedItem], collector: Collector) -> None:
