@@ -1,6 +1,7 @@
 """The engine: one frozen base model, many adapters, and the operations of the training API on them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tinsmith_train.engine.logprobs import LogitMemory, target_logprobs
 from tinsmith_train.engine.losses import Measured, Positions
 from tinsmith_train.engine.model import BaseModel
 from tinsmith_train.engine.packing import ItemPart, MicroBatch, pack
+from tinsmith_train.engine.transfer import Download, upload
 from tinsmith_train.engine.types import (
     AdamParams,
     ForwardBackward,
@@ -125,6 +127,7 @@ class LoraTrainer:
         try:
             for row in pack(items, self._row_tokens()):
                 self._run_row(row, items, collector)
+            results = collector.results()
         except Exception as error:
             for adapter, grad in zip(adapters, before, strict=True):
                 adapter.grad.zero_() if grad is None else adapter.grad.copy_(grad)
@@ -133,10 +136,14 @@ class LoraTrainer:
             raise EngineFailure(_describe_failure(error)) from error
         for adapter in adapters:
             adapter.has_grad = True
-        return collector.results()
+        return results
 
     def _run_row(self, row: MicroBatch, items: Mapping[int, CheckedItem], collector: "_Collector") -> None:
-        """Forward, losses, and backward unless the row only looks."""
+        """Forward, losses, and backward unless the row only looks.
+
+        Nothing here waits for the device, so that it never waits for the host: whether a loss was finite is seen when
+        all rows are on their way, and then their gradients are taken back.
+        """
         with torch.set_grad_enabled(not row.forward_only):
             logprobs = self._logprobs(row)
             leaf = logprobs.detach().requires_grad_()
@@ -151,8 +158,7 @@ class LoraTrainer:
         """fp32 `[M]`."""
         device = self._base.device
         tokens, positions, target_rows, targets = (
-            torch.from_numpy(array).to(device)
-            for array in (row.tokens, row.positions, row.target_rows, row.targets)
+            upload(array, device) for array in (row.tokens, row.positions, row.target_rows, row.targets)
         )
         owners = [Owner(span.start, span.stop, self._adapters[span.adapter_id]) for span in row.spans]
         hidden = self._base.decoder.hidden(tokens, positions, row.lengths, owners)
@@ -179,8 +185,8 @@ class LoraTrainer:
             item = items[part.item]
             positions = Positions(
                 logprobs=logprobs[part.start : part.stop],
-                inputs={name: torch.from_numpy(x).to(logprobs.device) for name, x in part.inputs.items()},
-                datum_ids=torch.from_numpy(part.datum_ids).to(logprobs.device),
+                inputs={name: upload(x, logprobs.device) for name, x in part.inputs.items()},
+                datum_ids=upload(part.datum_ids, logprobs.device),
                 num_datums=part.last - part.first,
                 config=item.config,
                 first=part.first,
@@ -193,31 +199,62 @@ class LoraTrainer:
         return losses
 
 
+@dataclass(frozen=True)
+class _RowOutput:
+    """What a row sends back: logprobs `[M]` and their gradient, the parts' summed losses, and their terms."""
+
+    row: MicroBatch
+    logprobs: Download
+    grad: Download | None
+    sums: Download
+    terms: tuple[Download | None, ...]
+    metrics: tuple[Mapping[str, float], ...]
+
+
 class _Collector:
     """Puts the rows' outputs back into the shape of the submissions."""
 
     def __init__(self, items: Mapping[int, CheckedItem]) -> None:
         self._items = items
+        self._rows: list[_RowOutput] = []
         self._logprobs: dict[int, list[NDArray[np.float32]]] = {number: [] for number in items}
         self._terms: dict[int, list[NDArray[np.float32]]] = {number: [] for number in items}
         self._losses: dict[int, float] = dict.fromkeys(items, 0.0)
         self._metrics: dict[int, dict[str, float]] = {number: {} for number in items}
 
     def add(self, row: MicroBatch, leaf: Tensor, losses: Sequence[Measured]) -> None:
-        """Take a row's logprobs (`leaf`, with its gradient) and losses. Raises `_BadItem`."""
-        values = leaf.detach().cpu().numpy()
-        sums = torch.stack([measured.loss for measured in losses]).tolist()
-        finite = np.isfinite(values if leaf.grad is None else values * 0 + leaf.grad.cpu().numpy())
-        for part, loss, measured in zip(row.parts, sums, losses, strict=True):
-            if not (np.isfinite(loss) and finite[part.start : part.stop].all()):
+        """Take a row's logprobs (`leaf`, with its gradient if there is one) and losses."""
+        self._rows.append(
+            _RowOutput(
+                row,
+                Download(leaf),
+                None if leaf.grad is None else Download(leaf.grad),
+                Download(torch.stack([measured.loss.detach() for measured in losses])),
+                tuple(
+                    Download(measured.terms)
+                    if self._items[part.item].elementwise and measured.terms is not None
+                    else None
+                    for part, measured in zip(row.parts, losses, strict=True)
+                ),
+                tuple(measured.metrics for measured in losses),
+            )
+        )
+
+    def _sort(self, output: _RowOutput) -> None:
+        """Give each submission its share of a row. Raises `_BadItem`."""
+        values, sums = output.logprobs.numpy(), output.sums.numpy()
+        finite = np.isfinite(values if output.grad is None else values * 0 + output.grad.numpy())
+        for place, part in enumerate(output.row.parts):
+            if not (np.isfinite(sums[place]) and finite[part.start : part.stop].all()):
                 raise _BadItem(part.item, _not_finite())
-            self._losses[part.item] += loss
+            self._losses[part.item] += float(sums[place])
             sums_of_item = self._metrics[part.item]
-            for name, value in measured.metrics.items():
+            for name, value in output.metrics[place].items():
                 sums_of_item[name] = sums_of_item.get(name, 0.0) + value
             self._logprobs[part.item] += self._by_datum(part, values[part.start : part.stop])
-            if self._items[part.item].elementwise and measured.terms is not None:
-                self._terms[part.item] += self._by_datum(part, measured.terms.cpu().numpy())
+            terms = output.terms[place]
+            if terms is not None:
+                self._terms[part.item] += self._by_datum(part, terms.numpy())
 
     def _by_datum(self, part: ItemPart, values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """A part's values, each datum's in the shape of its targets."""
@@ -228,7 +265,9 @@ class _Collector:
         ]
 
     def results(self) -> dict[int, ForwardBackwardResult]:
-        """Answers by submission number."""
+        """Answers by submission number, once the device has made them. Raises `_BadItem`."""
+        for output in self._rows:
+            self._sort(output)
         return {
             number: ForwardBackwardResult(
                 logprobs=tuple(self._logprobs[number]),
