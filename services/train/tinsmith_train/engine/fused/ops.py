@@ -14,6 +14,21 @@ from tinsmith_train.engine.fused.weights import LayerWeights, Shape
 A_SIDE, B_SIDE = 0, 1
 
 
+class Blocks(NamedTuple):
+    """How a kernel is cut up, from a sweep on an H200: columns of a block, blocks of a program, warps and stages."""
+
+    block: int
+    steps: int
+    warps: int
+    stages: int
+
+
+HEADS = Blocks(0, 4, 4, 2)  # a block is a head
+HEADS_BACKWARD = Blocks(0, 4, 4, 2)
+SWIGLU = Blocks(64, 4, 4, 2)
+SWIGLU_BACKWARD = Blocks(64, 4, 4, 2)
+
+
 class Columns(NamedTuple):
     """Where the columns of neighbouring modules lie in a tensor.
 
@@ -76,11 +91,12 @@ class Lora:
     ) -> Tensor:
         """Query, key and value of all heads, `[T, heads * head_dim]`."""
         plan, out = self._plan, torch.empty_like(y)
-        kernels.heads_kernel[(shape.heads, len(plan.tiles))](
+        steps = _steps(shape.kv_heads, HEADS.steps)
+        kernels.heads_kernel[(shape.heads // steps, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), out, plan.tiles, plan.table, plan.ranks, plan.adapters, first, cos, sin,
             *_head_norms(w, y), shape.eps,
-            **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2,
-            num_warps=4, num_stages=2,
+            **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2, STEPS=steps,
+            num_warps=HEADS.warps, num_stages=HEADS.stages,
         )  # fmt: skip
         return out
 
@@ -90,32 +106,37 @@ class Lora:
     ) -> None:  # fmt: skip
         """The gradient by the projections takes the place of `y`."""
         plan = self._plan
-        kernels.heads_backward_kernel[(shape.heads, len(plan.tiles))](
+        steps = _steps(shape.kv_heads, HEADS_BACKWARD.steps)
+        kernels.heads_backward_kernel[(shape.heads // steps, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), *(grad.contiguous() for grad in grads), plan.tiles, plan.table,
             plan.ranks, plan.adapters, first, cos, sin, *_head_norms(w, y), shape.eps,
-            **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2,
-            num_warps=4, num_stages=2,
+            **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2, STEPS=steps,
+            num_warps=HEADS_BACKWARD.warps, num_stages=HEADS_BACKWARD.stages,
         )  # fmt: skip
 
     def swiglu(self, y: Tensor, d: Tensor, first: int) -> Tensor:
         """`[T, intermediate]` from gate and up, whose modules are `first` and the next."""
         plan, size = self._plan, y.shape[1] // 2
         out = torch.empty(len(y), size, dtype=y.dtype, device=y.device)
-        block = min(64, size & -size)
-        kernels.swiglu_kernel[(size // block, len(plan.tiles))](
+        block = min(SWIGLU.block, size & -size)
+        steps = _steps(size // block, SWIGLU.steps)
+        kernels.swiglu_kernel[(size // block // steps, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), out, plan.tiles, plan.table, plan.ranks, plan.adapters, first, size,
-            R=plan.rank, ROWS=ROWS, BLOCK=block, num_warps=4, num_stages=2,
+            R=plan.rank, ROWS=ROWS, BLOCK=block, STEPS=steps,
+            num_warps=SWIGLU.warps, num_stages=SWIGLU.stages,
         )  # fmt: skip
         return out
 
     def swiglu_backward(self, y: Tensor, d: Tensor, act: Tensor, gd: Tensor, first: int) -> None:
         """`y` becomes its gradient and `act`, which holds its own base gradient, the forward's output again."""
         plan, size = self._plan, act.shape[1]
-        block = min(64, size & -size)
-        kernels.swiglu_backward_kernel[(size // block, len(plan.tiles))](
+        block = min(SWIGLU_BACKWARD.block, size & -size)
+        steps = _steps(size // block, SWIGLU_BACKWARD.steps)
+        kernels.swiglu_backward_kernel[(size // block // steps, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), act, gd, gd.stride(0), plan.tiles, plan.table, plan.ranks,
             plan.adapters, first, size,
-            R=plan.rank, ROWS=ROWS, BLOCK=block, num_warps=4, num_stages=2,
+            R=plan.rank, ROWS=ROWS, BLOCK=block, STEPS=steps,
+            num_warps=SWIGLU_BACKWARD.warps, num_stages=SWIGLU_BACKWARD.stages,
         )  # fmt: skip
 
 
@@ -165,3 +186,8 @@ def _power(size: int) -> int:
 
 def _warps(size: int) -> int:
     return min(16, max(1, size // 512))
+
+
+def _steps(blocks: int, most: int) -> int:
+    """The largest power of two, at most `most`, that divides the number of blocks."""
+    return min(most, blocks & -blocks)
