@@ -6,7 +6,7 @@ owns one span of the row; the targets of one submission are neighbours too.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,16 +89,38 @@ def _in_adapter_order(items: Mapping[int, CheckedItem]) -> list[_Ref]:
 
 
 def _rows(refs: Sequence[_Ref], token_budget: int) -> Iterator[list[_Ref]]:
-    row: list[_Ref] = []
+    """As few rows as filling them in order gives, and those as even as can be: each costs a GPU much the same."""
+    lengths = [ref.length for ref in refs]
+    rows = iter(refs)
+    for count in _cut(lengths, _even_budget(lengths, token_budget)):
+        yield list(islice(rows, count))
+
+
+def _even_budget(lengths: Sequence[int], budget: int) -> int:
+    """The smallest budget that needs no more rows than `budget` does."""
+    most = len(_cut(lengths, budget))
+    low = min(budget, sum(lengths) // max(most, 1))
+    while low < budget:
+        middle = (low + budget) // 2
+        if len(_cut(lengths, middle)) <= most:
+            budget = middle
+        else:
+            low = middle + 1
+    return budget
+
+
+def _cut(lengths: Sequence[int], budget: int) -> list[int]:
+    """How many sequences each row takes when rows are filled in order; one over the budget has its own."""
+    counts: list[int] = []
     filled = 0
-    for ref in refs:
-        if row and filled + ref.length > token_budget:
-            yield row
-            row, filled = [], 0
-        row.append(ref)
-        filled += ref.length
-    if row:
-        yield row
+    for length in lengths:
+        if counts and filled + length <= budget:
+            counts[-1] += 1
+            filled += length
+        else:
+            counts.append(1)
+            filled = length
+    return counts
 
 
 def _build(row: Sequence[_Ref], items: Mapping[int, CheckedItem], forward_only: bool) -> MicroBatch:

@@ -30,6 +30,9 @@ from tinsmith_train.engine.validation import CheckedItem, check_adam, check_item
 
 MIB = 2**20
 
+_ROW_BYTES = 37 * 2**30
+"""Of activations of one row, where the device's memory is not the limit."""
+
 
 class _BadItem(Exception):
     """One submission cannot run, which shows only when it does: its loss is refused or not finite."""
@@ -170,7 +173,7 @@ class LoraTrainer:
         per_token = self._base.decoder.bytes_per_token
         if self._limits.tokens_per_pass is not None:
             return self._limits.tokens_per_pass
-        fit = 0 if per_token is None else 32 * 2**30 // per_token // 1024 * 1024
+        fit = 0 if per_token is None else _ROW_BYTES // per_token // 1024 * 1024
         return min(max(fit, 8192), 32768)
 
     def _memory(self) -> LogitMemory:
