@@ -295,13 +295,10 @@ def heads_backward_kernel(
 @triton.jit
 def swiglu_kernel(
     y, y_stride, d, d_stride, out, tiles, table, ranks, adapters, first_module, size,
-    R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr,
+    R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`out = silu(gate) * up`, `[rows, size]`, from `y = [gate | up]` plus the adapter's deltas.
-
-    One program does STEPS blocks of columns: finding an adapter's matrices takes as long as a block of them.
-    """
-    group, tile = tl.program_id(0), tl.program_id(1)
+    """`out = silu(gate) * up`, `[rows, size]`, from `y = [gate | up]` plus the adapter's deltas."""
+    block, tile = tl.program_id(0), tl.program_id(1)
     start, count, adapter = _tile(tiles, tile)
     rows = start.to(tl.int64) + tl.arange(0, ROWS)
     row_mask = tl.arange(0, ROWS) < count
@@ -311,28 +308,27 @@ def swiglu_kernel(
     up_b = _factor(table, first_module + 1, adapter, adapters, B_SIDE, y.dtype.element_ty)
     gate_d = _narrow(d, d_stride, rows, row_mask, 0, R)
     up_d = _narrow(d, d_stride, rows, row_mask, 1, R)
-    for step in range(STEPS):
-        columns = (group * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
-        at = y + rows[:, None] * y_stride + columns[None, :]
-        gate = tl.load(at, mask=row_mask[:, None], other=0.0).to(tl.float32)
-        up = tl.load(at + size, mask=row_mask[:, None], other=0.0).to(tl.float32)
-        gate += _delta(gate_d, gate_b, gate_rank, columns, size, R)
-        up += _delta(up_d, up_b, up_rank, columns, size, R)
-        value = gate * tl.sigmoid(gate) * up
-        at = out + rows[:, None] * size + columns[None, :]
-        tl.store(at, value.to(out.dtype.element_ty), mask=row_mask[:, None])
+    columns = block * BLOCK + tl.arange(0, BLOCK)
+    at = y + rows[:, None] * y_stride + columns[None, :]
+    gate = tl.load(at, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    up = tl.load(at + size, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    gate += _delta(gate_d, gate_b, gate_rank, columns, size, R)
+    up += _delta(up_d, up_b, up_rank, columns, size, R)
+    value = gate * tl.sigmoid(gate) * up
+    at = out + rows[:, None] * size + columns[None, :]
+    tl.store(at, value.to(out.dtype.element_ty), mask=row_mask[:, None])
 
 
 @triton.jit
 def swiglu_backward_kernel(
     y, y_stride, d, d_stride, act, gd, gd_stride, tiles, table, ranks, adapters, first_module, size,
-    R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr,
+    R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Backward of `swiglu_kernel`, in place: `y` becomes its gradient, and `act` the forward's output again.
 
     On entry `act` holds the base part of its own gradient, to which the down projection's `GD @ A` is added.
     """
-    group, tile = tl.program_id(0), tl.program_id(1)
+    block, tile = tl.program_id(0), tl.program_id(1)
     start, count, adapter = _tile(tiles, tile)
     rows = start.to(tl.int64) + tl.arange(0, ROWS)
     row_mask = tl.arange(0, ROWS) < count
@@ -345,22 +341,21 @@ def swiglu_backward_kernel(
     gate_d = _narrow(d, d_stride, rows, row_mask, 0, R)
     up_d = _narrow(d, d_stride, rows, row_mask, 1, R)
     down_gd = _narrow(gd, gd_stride, rows, row_mask, 0, R)
-    for step in range(STEPS):
-        columns = (group * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
-        at = y + rows[:, None] * y_stride + columns[None, :]
-        act_at = act + rows[:, None] * size + columns[None, :]
-        gate = tl.load(at, mask=row_mask[:, None], other=0.0).to(tl.float32)
-        up = tl.load(at + size, mask=row_mask[:, None], other=0.0).to(tl.float32)
-        g = tl.load(act_at, mask=row_mask[:, None], other=0.0).to(tl.float32)
-        gate += _delta(gate_d, gate_b, gate_rank, columns, size, R)
-        up += _delta(up_d, up_b, up_rank, columns, size, R)
-        g += _delta(down_gd, down_a, down_rank, columns, size, R)
-        sigmoid = tl.sigmoid(gate)
-        silu = gate * sigmoid
-        tl.store(act_at, (silu * up).to(act.dtype.element_ty), mask=row_mask[:, None])
-        g_gate = g * up * (sigmoid + silu * (1.0 - sigmoid))
-        tl.store(at, g_gate.to(y.dtype.element_ty), mask=row_mask[:, None])
-        tl.store(at + size, (g * silu).to(y.dtype.element_ty), mask=row_mask[:, None])
+    columns = block * BLOCK + tl.arange(0, BLOCK)
+    at = y + rows[:, None] * y_stride + columns[None, :]
+    act_at = act + rows[:, None] * size + columns[None, :]
+    gate = tl.load(at, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    up = tl.load(at + size, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    g = tl.load(act_at, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    gate += _delta(gate_d, gate_b, gate_rank, columns, size, R)
+    up += _delta(up_d, up_b, up_rank, columns, size, R)
+    g += _delta(down_gd, down_a, down_rank, columns, size, R)
+    sigmoid = tl.sigmoid(gate)
+    silu = gate * sigmoid
+    tl.store(act_at, (silu * up).to(act.dtype.element_ty), mask=row_mask[:, None])
+    g_gate = g * up * (sigmoid + silu * (1.0 - sigmoid))
+    tl.store(at, g_gate.to(y.dtype.element_ty), mask=row_mask[:, None])
+    tl.store(at + size, (g * silu).to(y.dtype.element_ty), mask=row_mask[:, None])
 
 
 @triton.jit

@@ -14,19 +14,10 @@ from tinsmith_train.engine.fused.weights import LayerWeights, Shape
 A_SIDE, B_SIDE = 0, 1
 
 
-class Blocks(NamedTuple):
-    """How a kernel is cut up, from a sweep on an H200: columns of a block, blocks of a program, warps and stages."""
+HEAD_STEPS = 4
+"""Heads of a program, forward: finding an adapter's matrices and the rotation takes as long as a head."""
 
-    block: int
-    steps: int
-    warps: int
-    stages: int
-
-
-HEADS = Blocks(0, 4, 4, 2)  # a block is a head
-HEADS_BACKWARD = Blocks(0, 4, 4, 2)
-SWIGLU = Blocks(64, 4, 4, 2)
-SWIGLU_BACKWARD = Blocks(64, 4, 4, 2)
+HEAD_STEPS_BACKWARD = 2
 
 
 class Columns(NamedTuple):
@@ -91,12 +82,12 @@ class Lora:
     ) -> Tensor:
         """Query, key and value of all heads, `[T, heads * head_dim]`."""
         plan, out = self._plan, torch.empty_like(y)
-        steps = _steps(shape.kv_heads, HEADS.steps)
+        steps = _steps(shape.kv_heads, HEAD_STEPS)
         kernels.heads_kernel[(shape.heads // steps, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), out, plan.tiles, plan.table, plan.ranks, plan.adapters, first, cos, sin,
             *_head_norms(w, y), shape.eps,
             **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2, STEPS=steps,
-            num_warps=HEADS.warps, num_stages=HEADS.stages,
+            num_warps=4, num_stages=3,
         )  # fmt: skip
         return out
 
@@ -106,37 +97,35 @@ class Lora:
     ) -> None:  # fmt: skip
         """The gradient by the projections takes the place of `y`."""
         plan = self._plan
-        steps = _steps(shape.kv_heads, HEADS_BACKWARD.steps)
+        steps = _steps(shape.kv_heads, HEAD_STEPS_BACKWARD)
         kernels.heads_backward_kernel[(shape.heads // steps, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), *(grad.contiguous() for grad in grads), plan.tiles, plan.table,
             plan.ranks, plan.adapters, first, cos, sin, *_head_norms(w, y), shape.eps,
             **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2, STEPS=steps,
-            num_warps=HEADS_BACKWARD.warps, num_stages=HEADS_BACKWARD.stages,
+            num_warps=4, num_stages=3,
         )  # fmt: skip
 
     def swiglu(self, y: Tensor, d: Tensor, first: int) -> Tensor:
         """`[T, intermediate]` from gate and up, whose modules are `first` and the next."""
         plan, size = self._plan, y.shape[1] // 2
         out = torch.empty(len(y), size, dtype=y.dtype, device=y.device)
-        block = min(SWIGLU.block, size & -size)
-        steps = _steps(size // block, SWIGLU.steps)
-        kernels.swiglu_kernel[(size // block // steps, len(plan.tiles))](
+        block = min(64, size & -size)
+        kernels.swiglu_kernel[(size // block, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), out, plan.tiles, plan.table, plan.ranks, plan.adapters, first, size,
-            R=plan.rank, ROWS=ROWS, BLOCK=block, STEPS=steps,
-            num_warps=SWIGLU.warps, num_stages=SWIGLU.stages,
+            R=plan.rank, ROWS=ROWS, BLOCK=block,
+            num_warps=8, num_stages=3,
         )  # fmt: skip
         return out
 
     def swiglu_backward(self, y: Tensor, d: Tensor, act: Tensor, gd: Tensor, first: int) -> None:
         """`y` becomes its gradient and `act`, which holds its own base gradient, the forward's output again."""
         plan, size = self._plan, act.shape[1]
-        block = min(SWIGLU_BACKWARD.block, size & -size)
-        steps = _steps(size // block, SWIGLU_BACKWARD.steps)
-        kernels.swiglu_backward_kernel[(size // block // steps, len(plan.tiles))](
+        block = min(64, size & -size)
+        kernels.swiglu_backward_kernel[(size // block, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), act, gd, gd.stride(0), plan.tiles, plan.table, plan.ranks,
             plan.adapters, first, size,
-            R=plan.rank, ROWS=ROWS, BLOCK=block, STEPS=steps,
-            num_warps=SWIGLU_BACKWARD.warps, num_stages=SWIGLU_BACKWARD.stages,
+            R=plan.rank, ROWS=ROWS, BLOCK=block,
+            num_warps=4, num_stages=3,
         )  # fmt: skip
 
 
