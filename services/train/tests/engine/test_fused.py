@@ -104,10 +104,10 @@ def test_a_row_of_one_adapter_equals_the_model_s_modules(names: tuple[str, ...])
 
 
 @pytest.mark.slow
-def test_adapters_too_many_for_the_spare_room_of_the_weights_equal_the_model_s_modules(
+def test_adapters_too_many_for_the_spare_rows_of_the_weights_equal_the_model_s_modules(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lora, "SPARE", 63)  # they need 64
+    monkeypatch.setattr(lora, "SPARE_ROWS", 63)  # they need 64
     check("qwen3", "small", "large", "attention")
 
 

@@ -33,34 +33,18 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Attended:
-    """Output with what its backward pass needs. `wide` is the output with the columns asked for beside it."""
+    """Output `[T, q_heads * head_dim]` with what its backward pass needs."""
 
-    wide: Tensor
-    width: int
+    out: Tensor
     qkv: Tensor
     extras: tuple[Tensor, ...]
-
-    @property
-    def out(self) -> Tensor:
-        """`[T, q_heads * head_dim]`."""
-        return self.wide[:, : self.width]
-
-    @classmethod
-    def copied(cls, out: Tensor, spare: int, qkv: Tensor, *extras: Tensor) -> "Attended":
-        """Of kernels that cannot write between other columns."""
-        width = out.shape[1]
-        if spare:
-            wide = out.new_empty(len(out), width + spare)
-            wide[:, :width] = out
-            out = wide
-        return cls(out, width, qkv, extras)
 
 
 class Attention(Protocol):
     """One way to compute it, for one shape of heads."""
 
-    def forward(self, qkv: Tensor, bounds: Bounds, spare: int) -> Attended:
-        """Attention of all heads; `qkv` is `[T, heads * head_dim]`. `spare` columns are left beside the output."""
+    def forward(self, qkv: Tensor, bounds: Bounds) -> Attended:
+        """Attention of all heads; `qkv` is `[T, heads * head_dim]`."""
         ...
 
     def backward(self, grad: Tensor, attended: Attended, bounds: Bounds) -> Heads:
@@ -90,14 +74,14 @@ class Flash2:
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
 
-    def forward(self, qkv: Tensor, bounds: Bounds, spare: int) -> Attended:
+    def forward(self, qkv: Tensor, bounds: Bounds) -> Attended:
         """See `Attention`."""
         q, k, v = split(qkv, self._shape)
         out, log_sum, rng, unused, _ = torch.ops.aten._flash_attention_forward(
             q, k, v, bounds.cumulative, bounds.cumulative, bounds.longest, bounds.longest, 0.0, True, False,
             scale=self._shape.scaling,
         )  # fmt: skip
-        return Attended.copied(out.flatten(1), spare, qkv, log_sum, rng, unused)
+        return Attended(out.flatten(1), qkv, (log_sum, rng, unused))
 
     def backward(self, grad: Tensor, attended: Attended, bounds: Bounds) -> Heads:
         """See `Attention`."""
@@ -117,7 +101,7 @@ class Reference:
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
 
-    def forward(self, qkv: Tensor, bounds: Bounds, spare: int) -> Attended:
+    def forward(self, qkv: Tensor, bounds: Bounds) -> Attended:
         """See `Attention`."""
         outputs: list[Tensor] = []
         for start, stop in pairwise(bounds.edges):
@@ -126,13 +110,13 @@ class Reference:
                 q, k, v, is_causal=True, scale=self._shape.scaling, enable_gqa=True
             )
             outputs.append(out[0].transpose(0, 1).flatten(1))
-        return Attended.copied(torch.cat(outputs), spare, qkv)
+        return Attended(torch.cat(outputs), qkv, ())
 
     def backward(self, grad: Tensor, attended: Attended, bounds: Bounds) -> Heads:
         """See `Attention`."""
         with torch.enable_grad():
             leaf = attended.qkv.detach().requires_grad_()
-            (g,) = torch.autograd.grad(self.forward(leaf, bounds, 0).wide, leaf, grad)
+            (g,) = torch.autograd.grad(self.forward(leaf, bounds).out, leaf, grad)
         return split(g, self._shape)
 
 

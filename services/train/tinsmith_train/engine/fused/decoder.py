@@ -145,20 +145,19 @@ class FusedDecoder:
         shape, columns, lora, first = self._shape, self._columns, row.lora, number * len(MODULES)
         h, x1, rstd1 = ops.norm(h, y, w.norm1, shape.eps)
         d_qkv = lora.project(x1, first + _QKV, columns.qkv_in, A_SIDE)
-        qkv_base = _matmul(x1, w.qkv.weight, w.qkv_bias, lora.spare(3))
-        qkv = lora.heads(qkv_base[:, : w.qkv.rows], d_qkv, first + _QKV, w, shape, row.cos, row.sin)
-        attended = self._attention.forward(qkv, row.bounds, lora.spare(1))
-        beside = _beside(attended.wide, w.o.columns)
-        d_o = lora.project(attended.out, first + _O, columns.o_in, A_SIDE, beside)
-        y = lora.forward(attended.wide, w.o, d_o, first + _O)
+        qkv_base = _matmul(x1, w.qkv, w.qkv_bias, lora.spare(3))
+        qkv = lora.heads(qkv_base[:, : len(w.qkv)], d_qkv, first + _QKV, w, shape, row.cos, row.sin)
+        attended = self._attention.forward(qkv, row.bounds)
+        d_o = lora.project(attended.out, first + _O, columns.o_in, A_SIDE)
+        y = attended.out @ w.o.T
+        lora.add(y, d_o, first + _O, 1, B_SIDE)
         h_mid, x2, rstd2 = ops.norm(h, y, w.norm2, shape.eps)
         d_gate_up = lora.project(x2, first + _GATE_UP, columns.gate_up_in, A_SIDE)
-        gate_up = _matmul(x2, w.gate_up.weight, None, lora.spare(2))
-        wide = lora.swiglu(gate_up[:, : w.gate_up.rows], d_gate_up, first + _GATE_UP)
-        act, beside = wide[:, : w.down.columns], _beside(wide, w.down.columns)
-        d_down = lora.project(act, first + _DOWN, columns.down_in, A_SIDE, beside)
-        y = lora.forward(wide, w.down, d_down, first + _DOWN)
-        d_down = d_down.clone()  # of its own, so that the rest of `wide` need not be kept
+        gate_up = _matmul(x2, w.gate_up, None, lora.spare(2))
+        act = lora.swiglu(gate_up[:, : len(w.gate_up)], d_gate_up, first + _GATE_UP)
+        d_down = lora.project(act, first + _DOWN, columns.down_in, A_SIDE)
+        y = act @ w.down.T
+        lora.add(y, d_down, first + _DOWN, 1, B_SIDE)
         kept = _Kept(
             h, x1, rstd1, d_qkv, qkv_base, attended, d_o, h_mid, x2, rstd2, d_gate_up, gate_up, d_down
         )
@@ -181,8 +180,8 @@ class FusedDecoder:
         """Turn the gradient of the layer's output, the first columns of `wide`, into that of its middle, in place."""
         columns, lora, first, grad = self._columns, row.lora, number * len(MODULES), self._own(wide)
         gd_down = lora.project(grad, first + _DOWN, columns.hidden_out, B_SIDE)
-        act = grad @ w.down.weight
-        size = w.gate_up.rows
+        act = grad @ w.down
+        size = len(w.gate_up)
         g_gate_up = kept.gate_up[:, :size]  # once the next line has run
         lora.swiglu_backward(g_gate_up, kept.d_gate_up, act, gd_down, first + _GATE_UP)
         lora.outer(act, gd_down, first + _DOWN, columns.down_in, A_SIDE)
@@ -190,7 +189,7 @@ class FusedDecoder:
         gd = lora.project(
             g_gate_up, first + _GATE_UP, columns.gate_up_out, B_SIDE, _beside(kept.gate_up, size)
         )
-        gx = lora.backward(kept.gate_up, w.gate_up, gd, first + _GATE_UP, 2)
+        gx = lora.times(kept.gate_up, w.long_gate_up, size, gd, first + _GATE_UP, 2)
         lora.outer(kept.x2, gd, first + _GATE_UP, columns.gate_up_in, A_SIDE)
         lora.outer(g_gate_up, kept.d_gate_up, first + _GATE_UP, columns.gate_up_out, B_SIDE)
         ops.norm_backward(gx, kept.h_mid, w.norm2, kept.rstd2, grad)
@@ -200,18 +199,18 @@ class FusedDecoder:
         shape, columns, lora, first = self._shape, self._columns, row.lora, number * len(MODULES)
         grad = self._own(wide)
         gd_o = lora.project(grad, first + _O, columns.hidden_out, B_SIDE, _beside(wide, shape.hidden))
-        g_attended = lora.backward(wide, w.o, gd_o, first + _O, 1)
+        g_attended = lora.times(wide, w.long_o, shape.hidden, gd_o, first + _O, 1)
         lora.outer(kept.attended.out, gd_o, first + _O, columns.o_in, A_SIDE)
         lora.outer(grad, kept.d_o, first + _O, columns.hidden_out, B_SIDE)
         grads = self._attention.backward(g_attended, kept.attended, row.bounds)
-        size = w.qkv.rows
+        size = len(w.qkv)
         g_qkv = kept.qkv_base[:, :size]  # once the next line has run
         lora.heads_backward(g_qkv, kept.d_qkv, grads, first + _QKV, w, shape, row.cos, row.sin)
         gd = lora.project(g_qkv, first + _QKV, columns.qkv_out, B_SIDE, _beside(kept.qkv_base, size))
         lora.outer(kept.x1, gd, first + _QKV, columns.qkv_in, A_SIDE)
         lora.outer(g_qkv, kept.d_qkv, first + _QKV, columns.qkv_out, B_SIDE)
         if number:  # the gradient by the embedding is nobody's
-            gx = lora.backward(kept.qkv_base, w.qkv, gd, first + _QKV, 3)
+            gx = lora.times(kept.qkv_base, w.long_qkv, size, gd, first + _QKV, 3)
             ops.norm_backward(gx, kept.h, w.norm1, kept.rstd1, grad)
 
     def _own(self, wide: Tensor) -> Tensor:

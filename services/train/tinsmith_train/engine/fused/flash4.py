@@ -40,14 +40,11 @@ class Flash4:
             and find_spec("flash_attn.cute") is not None
         )
 
-    def forward(self, qkv: Tensor, bounds: Bounds, spare: int) -> Attended:
+    def forward(self, qkv: Tensor, bounds: Bounds) -> Attended:
         """See `Attention`."""
         q, k, v = split(qkv, self._shape)
-        width = self._shape.q_heads * self._shape.head_dim
-        wide = qkv.new_empty(len(qkv), width + spare)
-        out = wide[:, :width].unflatten(1, (self._shape.q_heads, self._shape.head_dim))
-        _, log_sum, *_ = self._forward(q, k, v, out=out, return_lse=True, **self._options(bounds))
-        return Attended(wide, width, qkv, (log_sum,))
+        out, log_sum, *_ = self._forward(q, k, v, return_lse=True, **self._options(bounds))
+        return Attended(out.flatten(1), qkv, (log_sum,))
 
     def backward(self, grad: Tensor, attended: Attended, bounds: Bounds) -> Heads:
         """See `Attention`."""

@@ -112,24 +112,19 @@ def add_delta_kernel(
 
 @triton.jit
 def join_kernel(
-    sink, sink_stride, table, ranks, places, span, adapters, first_module, size,
+    sink, table, ranks, places, span, adapters, first_module, size,
     SIDE: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Copy A of a module to its rows of `sink`, `[modules * span, size]`, or B to its columns of `[size, span]`."""
+    """Copy an adapter's A (or B) of one module to its rows of `sink`, `[modules * span, size]`."""
     block, slot, adapter = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     module = first_module + slot
     rank = tl.load(ranks + module * adapters + adapter)
-    rs, columns = tl.arange(0, R), block * BLOCK + tl.arange(0, BLOCK)
+    rows, columns = tl.arange(0, R), block * BLOCK + tl.arange(0, BLOCK)
     factor = _factor(table, module, adapter, adapters, SIDE, sink.dtype.element_ty)
-    value = tl.load(factor + rs[:, None] * size + columns[None, :], mask=(rs < rank)[:, None], other=0.0)
-    place = tl.multiple_of(slot * span + tl.load(places + adapter), 16)
-    if SIDE == A_SIDE:
-        tl.store(
-            sink + (place + rs)[:, None] * sink_stride + columns[None, :], value, mask=(rs < rank)[:, None]
-        )
-    else:
-        at = sink + columns[:, None] * sink_stride + place + rs[None, :]
-        tl.store(at, tl.trans(value), mask=(rs < rank)[None, :])
+    mask = (rows < rank)[:, None]
+    value = tl.load(factor + rows[:, None] * size + columns[None, :], mask=mask, other=0.0)
+    first = slot * span + tl.load(places + adapter)
+    tl.store(sink + (first + rows)[:, None] * size + columns[None, :], value, mask=mask)
 
 
 @triton.jit
@@ -283,7 +278,7 @@ def heads_backward_kernel(
 
 @triton.jit
 def swiglu_kernel(
-    y, y_stride, d, d_stride, out, out_stride, tiles, table, ranks, places, span, adapters, first_module, size,
+    y, y_stride, d, d_stride, out, tiles, table, ranks, places, span, adapters, first_module, size,
     R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`out = silu(gate) * up`, `[rows, size]`, from `y = [gate | up]` plus the adapter's deltas."""
@@ -304,7 +299,7 @@ def swiglu_kernel(
     gate += _delta(gate_d, gate_b, gate_rank, columns, size, R)
     up += _delta(up_d, up_b, up_rank, columns, size, R)
     value = gate * tl.sigmoid(gate) * up
-    at = out + rows[:, None] * out_stride + columns[None, :]
+    at = out + rows[:, None] * size + columns[None, :]
     tl.store(at, value.to(out.dtype.element_ty), mask=row_mask[:, None])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tinsmith_train.engine.adapters import Adapter
 from tinsmith_train.engine.decoder import Owner
-from tinsmith_train.engine.fused.weights import SPARE
+from tinsmith_train.engine.fused.weights import SPARE_ROWS
 from tinsmith_train.engine.transfer import upload
 
 ROWS = 64
@@ -96,7 +96,7 @@ class FactorCopies:
         ranks = np.where(present[:, :, 0], np.array([adapter.spec.rank for adapter in adapters]), 0)
         rank = padded_rank(adapter.spec.rank for adapter in adapters)
         ends = np.cumsum([-(-adapter.spec.rank // MIN_RANK) * MIN_RANK for adapter in adapters])
-        joined = int(ends[-1]) <= SPARE
+        joined = int(ends[-1]) <= SPARE_ROWS
         starts = np.concatenate([[0], ends[:-1]]) if joined else np.zeros(len(adapters))
         longest = max(owner.stop - owner.start for owner in owners)
         return RowPlan(

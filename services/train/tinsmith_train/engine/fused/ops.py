@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tinsmith_train.engine.fused import kernels, row_kernels
 from tinsmith_train.engine.fused.lora import ROWS, RowPlan
-from tinsmith_train.engine.fused.weights import Frozen, LayerWeights, Shape
+from tinsmith_train.engine.fused.weights import LayerWeights, Shape
 
 A_SIDE, B_SIDE = 0, 1
 
@@ -79,39 +79,23 @@ class Lora:
             num_warps=8, num_stages=2,
         )  # fmt: skip
 
-    def forward(self, wide: Tensor, weight: Frozen, d: Tensor, first: int) -> Tensor:
-        """`x @ W^T + D @ B^T`, where D lies beside x in `wide` if the matmul is joined."""
-        if not self._plan.joined:
-            y = wide @ weight.weight.T
-            self.add(y, d, first, 1, B_SIDE)
-            return y
-        self._join(weight.beside, first, 1, B_SIDE)
-        return wide @ weight.room[: weight.rows, : wide.shape[1]].T
+    def times(self, wide: Tensor, weight: Tensor, rows: int, gd: Tensor, first: int, modules: int) -> Tensor:
+        """`x @ W + GD @ A`, where x and W are the first `rows` columns of `wide` and rows of `weight`.
 
-    def backward(self, wide: Tensor, weight: Frozen, gd: Tensor, first: int, modules: int) -> Tensor:
-        """`g @ W + GD @ A`, where GD lies beside g in `wide` if the matmul is joined."""
-        if not self._plan.joined:
-            y = wide @ weight.weight
+        GD lies beside x in `wide` if the matmul is joined: then A is put below W, and one matmul does both.
+        """
+        plan = self._plan
+        if not plan.joined:
+            y = wide[:, :rows] @ weight[:rows]
             self.add(y, gd, first, modules, A_SIDE)
             return y
-        self._join(weight.below, first, modules, A_SIDE)
-        return wide @ weight.room[: wide.shape[1], : weight.columns]
-
-    def _join(self, sink: Tensor, first: int, modules: int, side: int) -> None:
-        plan = self._plan
-        size = sink.shape[1] if side == A_SIDE else sink.shape[0]
-        block = min(128, size & -size)
+        size = weight.shape[1]
+        block = min(256, size & -size)
         kernels.join_kernel[(size // block, modules, plan.adapters)](
-            sink,
-            sink.stride(0),
-            *plan.lookup(),
-            first,
-            size,
-            SIDE=side,
-            R=plan.rank,
-            BLOCK=block,
-            num_warps=4,
-        )
+            weight[rows:], *plan.lookup(), first, size,
+            SIDE=A_SIDE, R=plan.rank, BLOCK=block, num_warps=4,
+        )  # fmt: skip
+        return wide @ weight[: wide.shape[1]]
 
     def outer(self, wide: Tensor, narrow: Tensor, first: int, columns: Columns, side: int) -> None:
         """Add to the gradients of A (wide: inputs, narrow: GD) or of B (wide: gradients of outputs, narrow: D)."""
@@ -152,12 +136,12 @@ class Lora:
         )  # fmt: skip
 
     def swiglu(self, y: Tensor, d: Tensor, first: int) -> Tensor:
-        """`[T, intermediate]`, with room for the next module's D beside it, from gate and up, whose modules are `first` and the next."""
+        """`[T, intermediate]` from gate and up, whose modules are `first` and the next."""
         plan, size = self._plan, y.shape[1] // 2
-        out = torch.empty(len(y), size + self.spare(1), dtype=y.dtype, device=y.device)
+        out = torch.empty(len(y), size, dtype=y.dtype, device=y.device)
         block = min(64, size & -size)
         kernels.swiglu_kernel[(size // block, len(plan.tiles))](
-            y, y.stride(0), d, d.stride(0), out, out.stride(0), plan.tiles, *plan.lookup(), first, size,
+            y, y.stride(0), d, d.stride(0), out, plan.tiles, *plan.lookup(), first, size,
             R=plan.rank, ROWS=ROWS, BLOCK=block,
             num_warps=8, num_stages=3,
         )  # fmt: skip

@@ -1,6 +1,5 @@
 """The frozen weights of a decoder, as the fused layers read them, and which models have such weights."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,8 @@ from tinsmith_train.engine.lora import LoraLinear
 SIZE_STEP = 32
 """Widths must be multiples of this, so that every block of a kernel is full."""
 
-SPARE = 128
-"""Room beside and below a frozen weight, for the matrices of the adapters of a row: so many ranks a module."""
+SPARE_ROWS = 128
+"""Below a frozen weight, for each of its modules: room for the A of the adapters of a row."""
 
 MODULES = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -41,58 +40,24 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """A weight `[rows, columns]` in the corner of a larger tensor, whose other rows and columns are for adapters.
+class LayerWeights:
+    """One layer. `qkv` is `[heads * head_dim, hidden]`, `gate_up` `[2 * intermediate, hidden]`.
 
-    With an adapter's A below it and B (as `[out, rank]`) beside it, one matmul does both:
-    `[g | GD] @ [W; A] = g @ W + GD @ A`, and `[x | D] @ [W | B]^T = x @ W^T + D @ B^T`.
+    The `long` ones are the same with `SPARE_ROWS` more rows for each module.
     """
 
-    room: Tensor
-    rows: int
-    columns: int
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight alone."""
-        return self.room[: self.rows, : self.columns]
-
-    @property
-    def below(self) -> Tensor:
-        """`[spare, columns]` for A of each module in turn."""
-        return self.room[self.rows :, : self.columns]
-
-    @property
-    def beside(self) -> Tensor:
-        """`[rows, spare]` for B."""
-        return self.room[: self.rows, self.columns :]
-
-    @classmethod
-    def of(cls, linears: Sequence[nn.Linear], *, below: bool, beside: bool) -> "Frozen":
-        """Fuse what is multiplied by the same rows. The parameters become views, so that nothing is kept twice."""
-        sizes = [linear.out_features for linear in linears]
-        rows, columns = sum(sizes), linears[0].in_features
-        spare = SPARE * len(linears)
-        room = linears[0].weight.new_zeros(rows + below * spare, columns + beside * spare)
-        for linear, part in zip(linears, room[:rows, :columns].split(sizes), strict=True):
-            part.copy_(linear.weight)
-            linear.weight.data = part
-        return cls(room, rows, columns)
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """One layer. `qkv` is `[heads * head_dim, hidden]`, `gate_up` `[2 * intermediate, hidden]`."""
-
     norm1: Tensor
-    qkv: Frozen
+    qkv: Tensor
+    long_qkv: Tensor
     qkv_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
-    o: Frozen
+    o: Tensor
+    long_o: Tensor
     norm2: Tensor
-    gate_up: Frozen
-    down: Frozen
+    gate_up: Tensor
+    long_gate_up: Tensor
+    down: Tensor
 
 
 def shape_of(decoder: nn.Module) -> Shape | None:
@@ -151,18 +116,33 @@ def _has_bias(layer: nn.Module, path: str) -> bool:
 
 @torch.no_grad()
 def layer_weights(layer: Any) -> LayerWeights:
-    """Take over the weights of a layer."""
+    """Fuse what is multiplied by the same rows. The layer's own parameters become views, so nothing is kept twice."""
     attention = layer.self_attn
     q, k, v, o, gate, up, down = (base_of(layer, path) for path in MODULES)
     biases: list[Any] = [linear.bias for linear in (q, k, v)]
+    (qkv, long_qkv), (o_weight, long_o), (gate_up, long_gate_up) = _fuse(q, k, v), _fuse(o), _fuse(gate, up)
     return LayerWeights(
         norm1=layer.input_layernorm.weight,
-        qkv=Frozen.of([q, k, v], below=True, beside=False),
+        qkv=qkv,
+        long_qkv=long_qkv,
         qkv_bias=None if biases[0] is None else torch.cat(biases),
         q_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
         k_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
-        o=Frozen.of([o], below=True, beside=True),
+        o=o_weight,
+        long_o=long_o,
         norm2=layer.post_attention_layernorm.weight,
-        gate_up=Frozen.of([gate, up], below=True, beside=False),
-        down=Frozen.of([down], below=False, beside=True),
+        gate_up=gate_up,
+        long_gate_up=long_gate_up,
+        down=down.weight,
     )
+
+
+def _fuse(*linears: nn.Linear) -> tuple[Tensor, Tensor]:
+    """The weights below each other, without and with the spare rows."""
+    weights = [linear.weight for linear in linears]
+    spare = weights[0].new_zeros(SPARE_ROWS * len(linears), weights[0].shape[1])
+    long = torch.cat([*weights, spare])
+    whole = long[: -len(spare)]
+    for linear, part in zip(linears, whole.split([x.out_features for x in linears]), strict=True):
+        linear.weight.data = part
+    return whole, long
