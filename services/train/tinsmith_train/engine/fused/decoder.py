@@ -145,16 +145,16 @@ class FusedDecoder:
         shape, columns, lora, first = self._shape, self._columns, row.lora, number * len(MODULES)
         h, x1, rstd1 = ops.norm(h, y, w.norm1, shape.eps)
         d_qkv = lora.project(x1, first + _QKV, columns.qkv_in, A_SIDE)
-        qkv_base = _matmul(x1, w.qkv, w.qkv_bias, lora.spare(3))
-        qkv = lora.heads(qkv_base[:, : len(w.qkv)], d_qkv, first + _QKV, w, shape, row.cos, row.sin)
+        qkv_base = F.linear(x1, w.qkv, w.qkv_bias)
+        qkv = lora.heads(qkv_base, d_qkv, first + _QKV, w, shape, row.cos, row.sin)
         attended = self._attention.forward(qkv, row.bounds)
         d_o = lora.project(attended.out, first + _O, columns.o_in, A_SIDE)
         y = attended.out @ w.o.T
         lora.add(y, d_o, first + _O, 1, B_SIDE)
         h_mid, x2, rstd2 = ops.norm(h, y, w.norm2, shape.eps)
         d_gate_up = lora.project(x2, first + _GATE_UP, columns.gate_up_in, A_SIDE)
-        gate_up = _matmul(x2, w.gate_up, None, lora.spare(2))
-        act = lora.swiglu(gate_up[:, : len(w.gate_up)], d_gate_up, first + _GATE_UP)
+        gate_up = x2 @ w.gate_up.T
+        act = lora.swiglu(gate_up, d_gate_up, first + _GATE_UP)
         d_down = lora.project(act, first + _DOWN, columns.down_in, A_SIDE)
         y = act @ w.down.T
         lora.add(y, d_down, first + _DOWN, 1, B_SIDE)
@@ -167,8 +167,7 @@ class FusedDecoder:
         self, grad_hidden: Tensor, row: _Row, kept: list[_Kept | Tensor], summed: Tensor, rstd: Tensor
     ) -> None:
         """Add to the adapters' gradients, from that of `forward`'s result. Uses up what was kept."""
-        grad = grad_hidden.new_empty(len(grad_hidden), self._shape.hidden + row.lora.spare(1))
-        ops.norm_backward(grad_hidden, summed, self._final_norm, rstd, grad, add=False)
+        grad = ops.norm_backward(grad_hidden, summed, self._final_norm, rstd, None)
         for number in reversed(range(len(self._layers))):
             weights, layer = self._layers[number], kept.pop()
             if isinstance(layer, Tensor):
@@ -176,60 +175,38 @@ class FusedDecoder:
             self._mlp_backward(number, weights, grad, row, layer)
             self._attention_backward(number, weights, grad, row, layer)
 
-    def _mlp_backward(self, number: int, w: LayerWeights, wide: Tensor, row: _Row, kept: _Kept) -> None:
-        """Turn the gradient of the layer's output, the first columns of `wide`, into that of its middle, in place."""
-        columns, lora, first, grad = self._columns, row.lora, number * len(MODULES), self._own(wide)
+    def _mlp_backward(self, number: int, w: LayerWeights, grad: Tensor, row: _Row, kept: _Kept) -> None:
+        """Turn the gradient of the layer's output into that of its middle, in place."""
+        columns, lora, first = self._columns, row.lora, number * len(MODULES)
         gd_down = lora.project(grad, first + _DOWN, columns.hidden_out, B_SIDE)
         act = grad @ w.down
-        size = len(w.gate_up)
-        g_gate_up = kept.gate_up[:, :size]  # once the next line has run
-        lora.swiglu_backward(g_gate_up, kept.d_gate_up, act, gd_down, first + _GATE_UP)
+        lora.swiglu_backward(kept.gate_up, kept.d_gate_up, act, gd_down, first + _GATE_UP)
         lora.outer(act, gd_down, first + _DOWN, columns.down_in, A_SIDE)
         lora.outer(grad, kept.d_down, first + _DOWN, columns.hidden_out, B_SIDE)
-        gd = lora.project(
-            g_gate_up, first + _GATE_UP, columns.gate_up_out, B_SIDE, _beside(kept.gate_up, size)
-        )
-        gx = lora.times(kept.gate_up, w.long_gate_up, size, gd, first + _GATE_UP, 2)
+        gd = lora.project(kept.gate_up, first + _GATE_UP, columns.gate_up_out, B_SIDE)
+        gx = kept.gate_up @ w.gate_up
+        lora.add(gx, gd, first + _GATE_UP, 2, A_SIDE)
         lora.outer(kept.x2, gd, first + _GATE_UP, columns.gate_up_in, A_SIDE)
-        lora.outer(g_gate_up, kept.d_gate_up, first + _GATE_UP, columns.gate_up_out, B_SIDE)
+        lora.outer(kept.gate_up, kept.d_gate_up, first + _GATE_UP, columns.gate_up_out, B_SIDE)
         ops.norm_backward(gx, kept.h_mid, w.norm2, kept.rstd2, grad)
 
-    def _attention_backward(self, number: int, w: LayerWeights, wide: Tensor, row: _Row, kept: _Kept) -> None:
-        """The same from the layer's middle to its input."""
+    def _attention_backward(self, number: int, w: LayerWeights, grad: Tensor, row: _Row, kept: _Kept) -> None:
         shape, columns, lora, first = self._shape, self._columns, row.lora, number * len(MODULES)
-        grad = self._own(wide)
-        gd_o = lora.project(grad, first + _O, columns.hidden_out, B_SIDE, _beside(wide, shape.hidden))
-        g_attended = lora.times(wide, w.long_o, shape.hidden, gd_o, first + _O, 1)
+        gd_o = lora.project(grad, first + _O, columns.hidden_out, B_SIDE)
+        g_attended = grad @ w.o
+        lora.add(g_attended, gd_o, first + _O, 1, A_SIDE)
         lora.outer(kept.attended.out, gd_o, first + _O, columns.o_in, A_SIDE)
         lora.outer(grad, kept.d_o, first + _O, columns.hidden_out, B_SIDE)
         grads = self._attention.backward(g_attended, kept.attended, row.bounds)
-        size = len(w.qkv)
-        g_qkv = kept.qkv_base[:, :size]  # once the next line has run
+        g_qkv = kept.qkv_base
         lora.heads_backward(g_qkv, kept.d_qkv, grads, first + _QKV, w, shape, row.cos, row.sin)
-        gd = lora.project(g_qkv, first + _QKV, columns.qkv_out, B_SIDE, _beside(kept.qkv_base, size))
+        gd = lora.project(g_qkv, first + _QKV, columns.qkv_out, B_SIDE)
         lora.outer(kept.x1, gd, first + _QKV, columns.qkv_in, A_SIDE)
         lora.outer(g_qkv, kept.d_qkv, first + _QKV, columns.qkv_out, B_SIDE)
         if number:  # the gradient by the embedding is nobody's
-            gx = lora.times(kept.qkv_base, w.long_qkv, size, gd, first + _QKV, 3)
+            gx = g_qkv @ w.qkv
+            lora.add(gx, gd, first + _QKV, 3, A_SIDE)
             ops.norm_backward(gx, kept.h, w.norm1, kept.rstd1, grad)
-
-    def _own(self, wide: Tensor) -> Tensor:
-        return wide[:, : self._shape.hidden]
-
-
-def _matmul(x: Tensor, weight: Tensor, bias: Tensor | None, spare: int) -> Tensor:
-    """`x @ weight^T + bias` with so many columns beside it whose values are yet to come."""
-    wide = x.new_empty(len(x), len(weight) + spare)
-    out = wide[:, : len(weight)]
-    if bias is None:
-        torch.mm(x, weight.T, out=out)
-    else:
-        torch.addmm(bias, x, weight.T, out=out)
-    return wide
-
-
-def _beside(wide: Tensor, size: int) -> Tensor | None:
-    return wide[:, size:] if wide.shape[1] > size else None
 
 
 class _LayerColumns:

@@ -3,9 +3,8 @@
 Rows of a packed batch belong to adapters. A *tile* is a few rows of one adapter: (first row, rows, adapter number).
 An adapter's matrices are found by address, in a table `[module, adapter, 4]` of A, B (both in the rows' dtype), the
 gradient of A and that of B (both fp32); A lies as `[rank, in]`, B as `[rank, out]`. `D` is what A makes of the rows,
-times the adapter's scale, and `GD` what B makes of the rows' gradient, times the scale; both are
-`[rows, modules * span]`, where an adapter's columns of a module begin at its entry in `places` and are as many as its
-rank, rounded up to a multiple of 16. R is the padded rank of the batch. All sums are fp32.
+times the adapter's scale, and `GD` what B makes of the rows' gradient, times the scale; both are `[rows, modules * R]`,
+where R is the padded rank of the batch. All sums are fp32.
 """
 # pyright: basic, reportGeneralTypeIssues=false
 # Triton is there with CUDA builds of torch only, and its kernels are a language of their own.
@@ -31,18 +30,10 @@ def _factor(table, module, adapter, adapters, SIDE: tl.constexpr, dtype):
 
 
 @triton.jit
-def _narrow(d, d_stride, rows, row_mask, places, span, slot, adapter, rank, R: tl.constexpr):
-    """Addresses of D (or GD) of one module, `[rows, R]`, and which of them are the adapter's."""
-    column = tl.multiple_of(slot * span + tl.load(places + adapter), 16)
-    ranks = tl.arange(0, R)
-    own = ranks < tl.multiple_of((rank + 15) // 16 * 16, 16)
-    return d + rows[:, None] * d_stride + column + ranks[None, :], row_mask[:, None] & own[None, :]
-
-
-@triton.jit
-def _load_narrow(d, d_stride, rows, row_mask, places, span, slot, adapter, rank, R: tl.constexpr):
-    at, mask = _narrow(d, d_stride, rows, row_mask, places, span, slot, adapter, rank, R)
-    return tl.load(at, mask=mask, other=0.0)
+def _narrow(d, d_stride, rows, row_mask, slot, R: tl.constexpr):
+    """D (or GD) of one module, `[rows, R]`."""
+    at = d + rows[:, None] * d_stride + slot * R + tl.arange(0, R)[None, :]
+    return tl.load(at, mask=row_mask[:, None], other=0.0)
 
 
 @triton.jit
@@ -56,7 +47,7 @@ def _delta(left, factor, rank, columns, size, R: tl.constexpr):
 
 @triton.jit
 def project_kernel(
-    x, x_stride, tiles, table, ranks, scales, places, span, adapters, first_module, columns, out, out_stride,
+    x, x_stride, tiles, table, ranks, scales, adapters, first_module, columns, out, out_stride,
     SIDE: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`out[:, slot] = scale * x @ A^T` (A side) or `scale * x @ B` (B side), for one module a program.
@@ -83,13 +74,13 @@ def project_kernel(
             right = tl.load(factor + rs[None, :] * size + ks[:, None], mask=(rs < rank)[None, :], other=0.0)
             total = tl.dot(left, right, total, input_precision="ieee")
         total *= tl.load(scales + adapter)
-    at, mask = _narrow(out, out_stride, rows, row_mask, places, span, slot, adapter, rank, R)
-    tl.store(at, total.to(out.dtype.element_ty), mask=mask)
+    where = out + rows[:, None] * out_stride + slot * R + rs[None, :]
+    tl.store(where, total.to(out.dtype.element_ty), mask=row_mask[:, None])
 
 
 @triton.jit
 def add_delta_kernel(
-    y, y_stride, d, d_stride, tiles, table, ranks, places, span, adapters, first_module, size,
+    y, y_stride, d, d_stride, tiles, table, ranks, adapters, first_module, size,
     SIDE: tl.constexpr, MODULES: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`y += D @ B^T` (B side), or the sum over modules of `GD @ A` (A side). `size` is the columns of `y`."""
@@ -105,31 +96,14 @@ def add_delta_kernel(
         rank = tl.load(ranks + module * adapters + adapter)
         if rank > 0:
             factor = _factor(table, module, adapter, adapters, SIDE, y.dtype.element_ty)
-            left = _load_narrow(d, d_stride, rows, row_mask, places, span, slot, adapter, rank, R)
+            left = _narrow(d, d_stride, rows, row_mask, slot, R)
             total += _delta(left, factor, rank, columns, size, R)
     tl.store(where, total.to(y.dtype.element_ty), mask=row_mask[:, None])
 
 
 @triton.jit
-def join_kernel(
-    sink, table, ranks, places, span, adapters, first_module, size,
-    SIDE: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Copy an adapter's A (or B) of one module to its rows of `sink`, `[modules * span, size]`."""
-    block, slot, adapter = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    module = first_module + slot
-    rank = tl.load(ranks + module * adapters + adapter)
-    rows, columns = tl.arange(0, R), block * BLOCK + tl.arange(0, BLOCK)
-    factor = _factor(table, module, adapter, adapters, SIDE, sink.dtype.element_ty)
-    mask = (rows < rank)[:, None]
-    value = tl.load(factor + rows[:, None] * size + columns[None, :], mask=mask, other=0.0)
-    first = slot * span + tl.load(places + adapter)
-    tl.store(sink + (first + rows)[:, None] * size + columns[None, :], value, mask=mask)
-
-
-@triton.jit
 def outer_kernel(
-    wide, wide_stride, narrow, narrow_stride, chunks, table, ranks, places, span, adapters, first_module, columns,
+    wide, wide_stride, narrow, narrow_stride, chunks, table, ranks, adapters, first_module, columns,
     SIDE: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Add to gradients: of A, `GD^T @ x` (wide = x, narrow = GD); of B, `gy^T @ D` (wide = gy, narrow = D).
@@ -149,15 +123,59 @@ def outer_kernel(
         for offset in range(0, count, ROWS):
             rows = start.to(tl.int64) + offset + tl.arange(0, ROWS)
             mask = offset + tl.arange(0, ROWS) < count
-            left = _load_narrow(narrow, narrow_stride, rows, mask, places, span, slot, adapter, rank, R)
+            left = tl.load(
+                narrow + rows[None, :] * narrow_stride + slot * R + rs[:, None], mask=mask[None, :], other=0.0
+            )
             right = tl.load(
                 wide + rows[:, None] * wide_stride + begin + cs[None, :], mask=mask[:, None], other=0.0
             )
-            total = tl.dot(tl.trans(left), right, total, input_precision="ieee")
+            total = tl.dot(left, right, total, input_precision="ieee")
         sink = _factor(table, module, adapter, adapters, SIDE + 2, tl.float32)
         tl.atomic_add(
             sink + rs[:, None] * size + cs[None, :], total, mask=(rs < rank)[:, None], sem="relaxed"
         )
+
+
+@triton.jit
+def norm_kernel(
+    h, y, weight, summed, out, rstd, size, eps,
+    ADD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """RMS norm of one row: `out = weight * s / rms(s)`, where `s` is `h`, or `h + y` which goes to `summed`."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < size
+    x = tl.load(h + row * size + columns, mask=mask, other=0.0).to(tl.float32)
+    if ADD:
+        x += tl.load(y + row * size + columns, mask=mask, other=0.0).to(tl.float32)
+        x = x.to(h.dtype.element_ty)
+        tl.store(summed + row * size + columns, x, mask=mask)
+        x = x.to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(x * x, 0) / size + eps)
+    tl.store(rstd + row, inverse)
+    normed = (x * inverse).to(h.dtype.element_ty).to(tl.float32)
+    w = tl.load(weight + columns, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + row * size + columns, (normed * w).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def norm_backward_kernel(
+    grad_out, h, weight, rstd, grad_h, size,
+    ADD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Gradient by `h` of the RMS norm of one row, added to `grad_h` (or written to it) in place."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < size
+    where = row * size + columns
+    inverse = tl.load(rstd + row)
+    normed = tl.load(h + where, mask=mask, other=0.0).to(tl.float32) * inverse
+    g = tl.load(grad_out + where, mask=mask, other=0.0).to(tl.float32)
+    g *= tl.load(weight + columns, mask=mask, other=0.0).to(tl.float32)
+    g = inverse * (g - normed * (tl.sum(g * normed, 0) / size))
+    if ADD:
+        g += tl.load(grad_h + where, mask=mask, other=0.0).to(tl.float32)
+    tl.store(grad_h + where, g.to(grad_h.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -185,12 +203,11 @@ def _head_halves(y, at, row_mask, left, factor, rank, columns, width, R: tl.cons
 
 @triton.jit
 def heads_kernel(
-    y, y_stride, d, d_stride, out, out_stride, tiles, table, ranks, places, span, adapters, first_module,
-    cos, sin, q_norm, k_norm, eps,
+    y, y_stride, d, d_stride, out, tiles, table, ranks, adapters, first_module, cos, sin, q_norm, k_norm, eps,
     Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, NORM: tl.constexpr,
     R: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """STEPS heads of query, key or value: base output plus delta, head norm, rotary position.
+    """STEPS heads of query, key or value: base output plus delta, head norm, rotary position; `out` is laid out as `y`.
 
     cos, sin: fp32 `[rows, HALF]`. The head norm and the rotation leave values alone.
     """
@@ -203,7 +220,7 @@ def heads_kernel(
     width = tl.multiple_of(tl.where(slot == 0, Q_HEADS, KV_HEADS) * 2 * HALF, 16)
     rank = tl.load(ranks + module * adapters + adapter)
     factor = _factor(table, module, adapter, adapters, B_SIDE, y.dtype.element_ty)
-    left = _load_narrow(d, d_stride, rows, row_mask, places, span, slot, adapter, rank, R)
+    left = _narrow(d, d_stride, rows, row_mask, slot, R)
     low = tl.arange(0, HALF)
     turns = slot < 2
     c, s = _rotary(cos, sin, rows, row_mask & turns, HALF)
@@ -221,15 +238,14 @@ def heads_kernel(
                 one = one * inverse * tl.load(weight + low).to(tl.float32)[None, :]
                 two = two * inverse * tl.load(weight + HALF + low).to(tl.float32)[None, :]
             one, two = one * c - two * s, two * c + one * s
-        at = out + rows[:, None] * out_stride + head * 2 * HALF + low[None, :]
-        tl.store(at, one.to(out.dtype.element_ty), mask=row_mask[:, None])
-        tl.store(at + HALF, two.to(out.dtype.element_ty), mask=row_mask[:, None])
+        tl.store(out + at, one.to(out.dtype.element_ty), mask=row_mask[:, None])
+        tl.store(out + at + HALF, two.to(out.dtype.element_ty), mask=row_mask[:, None])
 
 
 @triton.jit
 def heads_backward_kernel(
-    y, y_stride, d, d_stride, grad_q, grad_k, grad_v, tiles, table, ranks, places, span, adapters, first_module,
-    cos, sin, q_norm, k_norm, eps,
+    y, y_stride, d, d_stride, grad_q, grad_k, grad_v, tiles, table, ranks, adapters, first_module, cos, sin,
+    q_norm, k_norm, eps,
     Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, NORM: tl.constexpr,
     R: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
@@ -253,7 +269,7 @@ def heads_backward_kernel(
     factor = _factor(table, module, adapter, adapters, B_SIDE, y.dtype.element_ty)
     low = tl.arange(0, HALF)
     turns = slot < 2
-    left = _load_narrow(d, d_stride, rows, row_mask & turns, places, span, slot, adapter, rank, R)
+    left = _narrow(d, d_stride, rows, row_mask & turns, slot, R)
     c, s = _rotary(cos, sin, rows, row_mask & turns, HALF)
     for step in range(STEPS):
         head = group * STEPS + step
@@ -278,7 +294,7 @@ def heads_backward_kernel(
 
 @triton.jit
 def swiglu_kernel(
-    y, y_stride, d, d_stride, out, tiles, table, ranks, places, span, adapters, first_module, size,
+    y, y_stride, d, d_stride, out, tiles, table, ranks, adapters, first_module, size,
     R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`out = silu(gate) * up`, `[rows, size]`, from `y = [gate | up]` plus the adapter's deltas."""
@@ -290,8 +306,8 @@ def swiglu_kernel(
     up_rank = tl.load(ranks + (first_module + 1) * adapters + adapter)
     gate_b = _factor(table, first_module, adapter, adapters, B_SIDE, y.dtype.element_ty)
     up_b = _factor(table, first_module + 1, adapter, adapters, B_SIDE, y.dtype.element_ty)
-    gate_d = _load_narrow(d, d_stride, rows, row_mask, places, span, 0, adapter, gate_rank, R)
-    up_d = _load_narrow(d, d_stride, rows, row_mask, places, span, 1, adapter, up_rank, R)
+    gate_d = _narrow(d, d_stride, rows, row_mask, 0, R)
+    up_d = _narrow(d, d_stride, rows, row_mask, 1, R)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     at = y + rows[:, None] * y_stride + columns[None, :]
     gate = tl.load(at, mask=row_mask[:, None], other=0.0).to(tl.float32)
@@ -305,7 +321,7 @@ def swiglu_kernel(
 
 @triton.jit
 def swiglu_backward_kernel(
-    y, y_stride, d, d_stride, act, gd, gd_stride, tiles, table, ranks, places, span, adapters, first_module, size,
+    y, y_stride, d, d_stride, act, gd, gd_stride, tiles, table, ranks, adapters, first_module, size,
     R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Backward of `swiglu_kernel`, in place: `y` becomes its gradient, and `act` the forward's output again.
@@ -322,9 +338,9 @@ def swiglu_backward_kernel(
     gate_b = _factor(table, first_module, adapter, adapters, B_SIDE, y.dtype.element_ty)
     up_b = _factor(table, first_module + 1, adapter, adapters, B_SIDE, y.dtype.element_ty)
     down_a = _factor(table, first_module + 2, adapter, adapters, A_SIDE, y.dtype.element_ty)
-    gate_d = _load_narrow(d, d_stride, rows, row_mask, places, span, 0, adapter, gate_rank, R)
-    up_d = _load_narrow(d, d_stride, rows, row_mask, places, span, 1, adapter, up_rank, R)
-    down_gd = _load_narrow(gd, gd_stride, rows, row_mask, places, span, 0, adapter, down_rank, R)
+    gate_d = _narrow(d, d_stride, rows, row_mask, 0, R)
+    up_d = _narrow(d, d_stride, rows, row_mask, 1, R)
+    down_gd = _narrow(gd, gd_stride, rows, row_mask, 0, R)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     at = y + rows[:, None] * y_stride + columns[None, :]
     act_at = act + rows[:, None] * size + columns[None, :]
@@ -340,3 +356,27 @@ def swiglu_backward_kernel(
     g_gate = g * up * (sigmoid + silu * (1.0 - sigmoid))
     tl.store(at, g_gate.to(y.dtype.element_ty), mask=row_mask[:, None])
     tl.store(at + size, (g * silu).to(y.dtype.element_ty), mask=row_mask[:, None])
+
+
+@triton.jit
+def softmax_kernel(logits, log_sum, size, KEEP: tl.constexpr, BLOCK: tl.constexpr):
+    """Log of the sum of exponentials of one row of logits; with KEEP the row becomes its softmax."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    best = tl.full((BLOCK,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for begin in range(0, size, BLOCK):
+        mask = begin + columns < size
+        x = tl.load(logits + row * size + begin + columns, mask=mask, other=float("-inf")).to(tl.float32)
+        higher = tl.maximum(best, x)
+        total = tl.where(higher == float("-inf"), 0.0, total * tl.exp(best - higher) + tl.exp(x - higher))
+        best = higher
+    top = tl.max(best, 0)
+    norm = top + tl.log(tl.sum(total * tl.exp(best - top), 0))
+    tl.store(log_sum + row, norm)
+    if KEEP:
+        for begin in range(0, size, BLOCK):
+            mask = begin + columns < size
+            at = logits + row * size + begin + columns
+            x = tl.load(at, mask=mask, other=float("-inf")).to(tl.float32)
+            tl.store(at, tl.exp(x - norm).to(logits.dtype.element_ty), mask=mask)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tinsmith_train.engine.adapters import Adapter
 from tinsmith_train.engine.decoder import Owner
-from tinsmith_train.engine.fused.weights import SPARE_ROWS
 from tinsmith_train.engine.transfer import upload
 
 ROWS = 64
@@ -33,10 +32,6 @@ class RowPlan:
     ranks:   int32 `[modules, adapters]`, 0 where an adapter leaves a module alone.
     scales:  fp32 `[adapters]`.
     rank:    padded rank of the row, a power of two.
-    places, span: where an adapter's columns begin in what is made of one module, and how many columns all adapters
-        have there. Joined, each has its own; else they are the same, as no two adapters share a line.
-    joined:  the adapters' columns are so few that frozen matmuls take them along, beside their own.
-    whole:   one adapter on all modules, so that each column has a value in each line.
     """
 
     tiles: Tensor
@@ -45,15 +40,6 @@ class RowPlan:
     ranks: Tensor
     scales: Tensor
     rank: int
-    places: Tensor
-    span: int
-    joined: bool
-    whole: bool
-
-    def lookup(self, *, scales: bool = False) -> tuple[Tensor | int, ...]:
-        """What every kernel takes to find its way, in its order."""
-        middle = (self.scales,) if scales else ()
-        return (self.table, self.ranks, *middle, self.places, self.span, self.adapters)
 
     @property
     def adapters(self) -> int:
@@ -94,10 +80,6 @@ class FactorCopies:
             [low + places * self._dtype.itemsize, grads + places * torch.float32.itemsize], axis=2
         )
         ranks = np.where(present[:, :, 0], np.array([adapter.spec.rank for adapter in adapters]), 0)
-        rank = padded_rank(adapter.spec.rank for adapter in adapters)
-        ends = np.cumsum([-(-adapter.spec.rank // MIN_RANK) * MIN_RANK for adapter in adapters])
-        joined = int(ends[-1]) <= SPARE_ROWS
-        starts = np.concatenate([[0], ends[:-1]]) if joined else np.zeros(len(adapters))
         longest = max(owner.stop - owner.start for owner in owners)
         return RowPlan(
             tiles=upload(_pieces(owners, ROWS), device),
@@ -105,11 +87,7 @@ class FactorCopies:
             table=upload(table.astype(np.int64), device),
             ranks=upload(ranks.astype(np.int32), device),
             scales=upload(np.array([adapter.scale for adapter in adapters], np.float32), device),
-            rank=rank,
-            places=upload(starts.astype(np.int32), device),
-            span=int(ends[-1]) if joined else rank,
-            joined=joined,
-            whole=len(adapters) == 1 and bool(present.all()),
+            rank=padded_rank(adapter.spec.rank for adapter in adapters),
         )
 
     def _current(self, adapter: Adapter) -> _Copy:

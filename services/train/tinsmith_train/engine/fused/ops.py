@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tinsmith_train.engine.fused import kernels, row_kernels
+from tinsmith_train.engine.fused import kernels
 from tinsmith_train.engine.fused.lora import ROWS, RowPlan
 from tinsmith_train.engine.fused.weights import LayerWeights, Shape
 
@@ -45,24 +45,12 @@ class Lora:
     def __init__(self, plan: RowPlan) -> None:
         self._plan = plan
 
-    def spare(self, modules: int) -> int:
-        """Columns that a tensor needs beside its own for the joined matmul of these modules, 0 where there is none."""
-        return modules * self._plan.span if self._plan.joined else 0
-
-    def project(
-        self, x: Tensor, first: int, columns: Columns, side: int, out: Tensor | None = None
-    ) -> Tensor:
-        """D (A side, from a module's input) or GD (B side, from its output's gradient), `[T, modules * span]`.
-
-        `out` is what a joined matmul will read: there other adapters' columns are zero.
-        """
+    def project(self, x: Tensor, first: int, columns: Columns, side: int) -> Tensor:
+        """D (A side, from a module's input) or GD (B side, from its output's gradient), `[T, modules * R]`."""
         plan, modules = self._plan, len(columns.table)
-        if out is None:
-            out = torch.empty(len(x), modules * plan.span, dtype=x.dtype, device=x.device)
-        elif not plan.whole:
-            out.zero_()
+        out = torch.empty(len(x), modules * plan.rank, dtype=x.dtype, device=x.device)
         kernels.project_kernel[(modules, len(plan.tiles))](
-            x, x.stride(0), plan.tiles, *plan.lookup(scales=True), first, columns.table,
+            x, x.stride(0), plan.tiles, plan.table, plan.ranks, plan.scales, plan.adapters, first, columns.table,
             out, out.stride(0),
             SIDE=side, R=plan.rank, ROWS=ROWS, BLOCK=min(128, columns.step),
             num_warps=4, num_stages=3,
@@ -74,35 +62,17 @@ class Lora:
         plan, size = self._plan, y.shape[1]
         block = min(128, size & -size)
         kernels.add_delta_kernel[(size // block, len(plan.tiles))](
-            y, y.stride(0), d, d.stride(0), plan.tiles, *plan.lookup(), first, size,
+            y, y.stride(0), d, d.stride(0), plan.tiles, plan.table, plan.ranks, plan.adapters, first, size,
             SIDE=side, MODULES=modules, R=plan.rank, ROWS=ROWS, BLOCK=block,
             num_warps=8, num_stages=2,
         )  # fmt: skip
-
-    def times(self, wide: Tensor, weight: Tensor, rows: int, gd: Tensor, first: int, modules: int) -> Tensor:
-        """`x @ W + GD @ A`, where x and W are the first `rows` columns of `wide` and rows of `weight`.
-
-        GD lies beside x in `wide` if the matmul is joined: then A is put below W, and one matmul does both.
-        """
-        plan = self._plan
-        if not plan.joined:
-            y = wide[:, :rows] @ weight[:rows]
-            self.add(y, gd, first, modules, A_SIDE)
-            return y
-        size = weight.shape[1]
-        block = min(256, size & -size)
-        kernels.join_kernel[(size // block, modules, plan.adapters)](
-            weight[rows:], *plan.lookup(), first, size,
-            SIDE=A_SIDE, R=plan.rank, BLOCK=block, num_warps=4,
-        )  # fmt: skip
-        return wide @ weight[: wide.shape[1]]
 
     def outer(self, wide: Tensor, narrow: Tensor, first: int, columns: Columns, side: int) -> None:
         """Add to the gradients of A (wide: inputs, narrow: GD) or of B (wide: gradients of outputs, narrow: D)."""
         plan = self._plan
         block = min(128, columns.step)
         kernels.outer_kernel[(columns.widest // block, len(columns.table), len(plan.chunks))](
-            wide, wide.stride(0), narrow, narrow.stride(0), plan.chunks, *plan.lookup(),
+            wide, wide.stride(0), narrow, narrow.stride(0), plan.chunks, plan.table, plan.ranks, plan.adapters,
             first, columns.table,
             SIDE=side, R=plan.rank, ROWS=ROWS, BLOCK=block, num_warps=4, num_stages=4,
         )  # fmt: skip
@@ -111,10 +81,10 @@ class Lora:
         self, y: Tensor, d: Tensor, first: int, w: LayerWeights, shape: Shape, cos: Tensor, sin: Tensor
     ) -> Tensor:
         """Query, key and value of all heads, `[T, heads * head_dim]`."""
-        plan, out = self._plan, torch.empty(y.shape, dtype=y.dtype, device=y.device)
+        plan, out = self._plan, torch.empty_like(y)
         steps = _steps(shape.kv_heads, HEAD_STEPS)
         kernels.heads_kernel[(shape.heads // steps, len(plan.tiles))](
-            y, y.stride(0), d, d.stride(0), out, out.stride(0), plan.tiles, *plan.lookup(), first, cos, sin,
+            y, y.stride(0), d, d.stride(0), out, plan.tiles, plan.table, plan.ranks, plan.adapters, first, cos, sin,
             *_head_norms(w, y), shape.eps,
             **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2, STEPS=steps,
             num_warps=4, num_stages=3,
@@ -129,8 +99,8 @@ class Lora:
         plan = self._plan
         steps = _steps(shape.kv_heads, HEAD_STEPS_BACKWARD)
         kernels.heads_backward_kernel[(shape.heads // steps, len(plan.tiles))](
-            y, y.stride(0), d, d.stride(0), *(grad.contiguous() for grad in grads), plan.tiles,
-            *plan.lookup(), first, cos, sin, *_head_norms(w, y), shape.eps,
+            y, y.stride(0), d, d.stride(0), *(grad.contiguous() for grad in grads), plan.tiles, plan.table,
+            plan.ranks, plan.adapters, first, cos, sin, *_head_norms(w, y), shape.eps,
             **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2, STEPS=steps,
             num_warps=4, num_stages=3,
         )  # fmt: skip
@@ -141,7 +111,7 @@ class Lora:
         out = torch.empty(len(y), size, dtype=y.dtype, device=y.device)
         block = min(64, size & -size)
         kernels.swiglu_kernel[(size // block, len(plan.tiles))](
-            y, y.stride(0), d, d.stride(0), out, plan.tiles, *plan.lookup(), first, size,
+            y, y.stride(0), d, d.stride(0), out, plan.tiles, plan.table, plan.ranks, plan.adapters, first, size,
             R=plan.rank, ROWS=ROWS, BLOCK=block,
             num_warps=8, num_stages=3,
         )  # fmt: skip
@@ -152,7 +122,8 @@ class Lora:
         plan, size = self._plan, act.shape[1]
         block = min(64, size & -size)
         kernels.swiglu_backward_kernel[(size // block, len(plan.tiles))](
-            y, y.stride(0), d, d.stride(0), act, gd, gd.stride(0), plan.tiles, *plan.lookup(), first, size,
+            y, y.stride(0), d, d.stride(0), act, gd, gd.stride(0), plan.tiles, plan.table, plan.ranks,
+            plan.adapters, first, size,
             R=plan.rank, ROWS=ROWS, BLOCK=block,
             num_warps=4, num_stages=3,
         )  # fmt: skip
@@ -163,36 +134,27 @@ def norm(h: Tensor, y: Tensor | None, weight: Tensor, eps: float) -> tuple[Tenso
     summed = h if y is None else torch.empty_like(h)
     out, rstd = torch.empty_like(h), torch.empty(len(h), dtype=torch.float32, device=h.device)
     size = h.shape[1]
-    row_kernels.norm_kernel[(len(h),)](
+    kernels.norm_kernel[(len(h),)](
         h, h if y is None else y, weight, summed, out, rstd, size, eps,
         ADD=y is not None, BLOCK=_power(size), num_warps=_warps(size),
     )  # fmt: skip
     return summed, out, rstd
 
 
-def norm_backward(
-    grad: Tensor, h: Tensor, weight: Tensor, rstd: Tensor, grad_h: Tensor, *, add: bool = True
-) -> None:
-    """Add the gradient by what was normed to `grad_h` in place, or write it there."""
+def norm_backward(grad: Tensor, h: Tensor, weight: Tensor, rstd: Tensor, grad_h: Tensor | None) -> Tensor:
+    """The gradient by what was normed, added to `grad_h` in place if that is given."""
+    out = torch.empty_like(h) if grad_h is None else grad_h
     size = h.shape[1]
-    row_kernels.norm_backward_kernel[(len(h),)](
-        grad,
-        h,
-        weight,
-        rstd,
-        grad_h,
-        grad_h.stride(0),
-        size,
-        ADD=add,
-        BLOCK=_power(size),
-        num_warps=_warps(size),
+    kernels.norm_backward_kernel[(len(h),)](
+        grad, h, weight, rstd, out, size, ADD=grad_h is not None, BLOCK=_power(size), num_warps=_warps(size)
     )
+    return out
 
 
 def softmax_(logits: Tensor, *, keep: bool) -> Tensor:
     """fp32 `[rows]`: log of the summed exponentials. With `keep`, `logits` is replaced by its softmax."""
     log_sum = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    row_kernels.softmax_kernel[(len(logits),)](
+    kernels.softmax_kernel[(len(logits),)](
         logits, log_sum, logits.shape[1], KEEP=keep, BLOCK=4096, num_warps=8
     )
     return log_sum

@@ -11,9 +11,6 @@ from tinsmith_train.engine.lora import LoraLinear
 SIZE_STEP = 32
 """Widths must be multiples of this, so that every block of a kernel is full."""
 
-SPARE_ROWS = 128
-"""Below a frozen weight, for each of its modules: room for the A of the adapters of a row."""
-
 MODULES = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
@@ -41,22 +38,16 @@ class Shape:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer. `qkv` is `[heads * head_dim, hidden]`, `gate_up` `[2 * intermediate, hidden]`.
-
-    The `long` ones are the same with `SPARE_ROWS` more rows for each module.
-    """
+    """One layer. `qkv` is `[heads * head_dim, hidden]`, `gate_up` `[2 * intermediate, hidden]`."""
 
     norm1: Tensor
     qkv: Tensor
-    long_qkv: Tensor
     qkv_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
     o: Tensor
-    long_o: Tensor
     norm2: Tensor
     gate_up: Tensor
-    long_gate_up: Tensor
     down: Tensor
 
 
@@ -120,29 +111,21 @@ def layer_weights(layer: Any) -> LayerWeights:
     attention = layer.self_attn
     q, k, v, o, gate, up, down = (base_of(layer, path) for path in MODULES)
     biases: list[Any] = [linear.bias for linear in (q, k, v)]
-    (qkv, long_qkv), (o_weight, long_o), (gate_up, long_gate_up) = _fuse(q, k, v), _fuse(o), _fuse(gate, up)
     return LayerWeights(
         norm1=layer.input_layernorm.weight,
-        qkv=qkv,
-        long_qkv=long_qkv,
+        qkv=_fuse(q, k, v),
         qkv_bias=None if biases[0] is None else torch.cat(biases),
         q_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
         k_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
-        o=o_weight,
-        long_o=long_o,
+        o=o.weight,
         norm2=layer.post_attention_layernorm.weight,
-        gate_up=gate_up,
-        long_gate_up=long_gate_up,
+        gate_up=_fuse(gate, up),
         down=down.weight,
     )
 
 
-def _fuse(*linears: nn.Linear) -> tuple[Tensor, Tensor]:
-    """The weights below each other, without and with the spare rows."""
-    weights = [linear.weight for linear in linears]
-    spare = weights[0].new_zeros(SPARE_ROWS * len(linears), weights[0].shape[1])
-    long = torch.cat([*weights, spare])
-    whole = long[: -len(spare)]
+def _fuse(*linears: nn.Linear) -> Tensor:
+    whole = torch.cat([linear.weight for linear in linears])
     for linear, part in zip(linears, whole.split([x.out_features for x in linears]), strict=True):
         linear.weight.data = part
-    return whole, long
+    return whole
