@@ -1,4 +1,4 @@
-"""The SDK on short-lived tokens: a stack with PJWT_AUTH_ENABLED."""
+"""The SDK on a stack set up otherwise: short-lived tokens, small bodies, lanes that give up soon."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import tinker
 
@@ -24,7 +25,7 @@ OWNER = "ann@example.org"
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    settings = {"PJWT_AUTH_ENABLED": "true", "ORGANIZATION": "apples"}
+    settings = {"PJWT_AUTH_ENABLED": "true", "ORGANIZATION": "apples", "MAX_BODY_MIB": "1", "LANE_GAP_S": "2"}
     with Stack(StackConfig(port=0, data_dir=tmp_path_factory.mktemp("tokens"), env=settings)) as stack:
         yield stack
 
@@ -97,3 +98,15 @@ def test_a_token_ends_with_its_key(stack: Stack) -> None:
     keys(stack, "revoke", keys(stack, "list").splitlines()[-1].split()[0])
     time.sleep(KEY_AGE_S)
     assert [answer.status_code for answer in answers(stack, token)] == [401, 401]
+
+
+@pytest.mark.row("refused-body", call="TrainingClient.forward_backward")
+def test_a_refused_body_does_not_hold_up_what_the_client_does_next(stack: Stack, key: str) -> None:
+    huge = tinker.ModelInput.from_ints([5] * 600_000)
+    with tinker.ServiceClient(base_url=stack.base_url, api_key=key) as service:
+        trainer = service.create_lora_training_client(MODEL, rank=4, seed=1).result()
+        with pytest.raises(tinker.APIStatusError, match="MAX_BODY_MIB"):
+            trainer.forward_backward([supervised(huge.to_ints())], "cross_entropy").result()
+        # The refused one took seq_id 1 with it: this one is seq_id 2, and the server never heard of 1.
+        result = trainer.forward([supervised(some_tokens(1))], "cross_entropy").result(timeout=60)
+    assert np.isfinite(result.loss_fn_outputs[0]["logprobs"].to_numpy()).all()

@@ -9,30 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from tools.packages import ROOT, UV, SetupError, pip_sources, require
+from tools.compatibility.sdks import write_locks
+from tools.packages import ROOT, SetupError
+from tools.resolving import compile_lock
 from tools.setup import ENVIRONMENTS, Environment, ensure_uv
-
-HEADER = "# Written by `make lock` from the pyproject files; do not edit.\n"
-
-
-def compile_lock(target: Path, arguments: list[str | Path], *, upgrade: bool, python: str = "3.11") -> None:
-    """Resolve `arguments` into `target`: every platform, hashes for every file, no address of any registry."""
-    flags = [
-        "--universal",
-        "--python-version",
-        python,
-        "--no-sources",
-        "--generate-hashes",
-        *pip_sources().flags(),
-    ]
-    quiet = ["--quiet", "--no-annotate", "--no-header", "--no-emit-index-url", "--no-emit-find-links"]
-    newest = ["--upgrade"] if upgrade else []
-    require(
-        [UV, "pip", "compile", *flags, *quiet, *newest, *arguments, "--output-file", target],
-        f"resolving {target.name}",
-    )
-    pins = target.read_text()
-    target.write_text(HEADER + pins.removeprefix(HEADER))
 
 
 def environment_arguments(environment: Environment) -> list[str | Path]:
@@ -57,9 +37,6 @@ def main() -> int:
         )
         for environment in ENVIRONMENTS.values():
             compile_lock(environment.lock, environment_arguments(environment), upgrade=upgrade)
-        # Imported here: that module compiles its locks with this one.
-        from tools.compatibility.sdks import write_locks
-
         write_locks(upgrade=upgrade)
     except SetupError as error:
         print(error, file=sys.stderr)

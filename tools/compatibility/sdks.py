@@ -11,8 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools.lock import compile_lock
 from tools.packages import ROOT, UV, SetupError, pip_sources, require
+from tools.resolving import compile_lock
 from tools.setup import ensure_uv, interpreter_mark
 
 VERSIONS = ("0.16.1", "0.24.1", "0.25.0", "0.30.4", "0.36.0", "0.38.0")

@@ -1,9 +1,14 @@
 """The catalog."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from tinsmith_common.catalog import CheckpointRecord, RunRecord, SessionRecord
+from tinsmith_common.errors import InvalidInput
+from tinsmith_common.settings import CommonSettings
 from tinsmith_common.stores import Stores
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -67,3 +72,17 @@ async def test_only_open_sessions_can_fall_silent(stores: Stores) -> None:
     await stores.catalog.sessions.create(replace(SESSION, id="lively", last_seen_at=NOW + timedelta(hours=2)))
     silent = await stores.catalog.sessions.open_and_silent_since(NOW + timedelta(hours=1))
     assert [session.id for session in silent] == ["s"]
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+async def test_text_that_a_store_cannot_hold_is_the_caller_s_and_the_store_works_on(
+    stores: Stores, settings: CommonSettings, text: str
+) -> None:
+    refused = "sqlite" not in settings.store_url or "\0" not in text
+    held = replace(SESSION, id=text, tags=(text,))
+    with pytest.raises(InvalidInput, match=r"Unicode|U\+0000") if refused else nullcontext():
+        await stores.catalog.sessions.create(held)
+    with pytest.raises(InvalidInput) if refused else nullcontext():
+        assert await stores.catalog.sessions.get(text) == held
+    await stores.catalog.sessions.create(SESSION)
+    assert await stores.catalog.sessions.get("s") == SESSION

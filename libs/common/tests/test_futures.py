@@ -115,3 +115,11 @@ async def test_expired_promises_are_forgotten_with_their_bodies(
         await stores.futures.wait("s:1", "ann", 0)
     left = [path.name for path in settings.blob_dir.rglob("*") if path.is_file()]
     assert left == ["s%3A2.request"]
+
+
+@pytest.mark.parametrize("message", ["no loss 'a\0b'", "no loss 'a\ud800b'"])
+async def test_a_promise_fails_whatever_its_message_quotes(stores: Stores, message: str) -> None:
+    await stores.futures.submit("r", PromiseKind.FORWARD_BACKWARD, "ann")
+    await stores.futures.fail("r", message, "user")
+    outcome = await stores.futures.wait("r", "ann", 0)
+    assert outcome == Outcome(error="no loss 'a\N{REPLACEMENT CHARACTER}b'", category="user")

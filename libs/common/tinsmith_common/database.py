@@ -2,24 +2,27 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, NullPool, bindparam, case, event, inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlmodel import SQLModel
 
-from tinsmith_common.errors import StoreUnusable
+from tinsmith_common.errors import InvalidInput, StoreUnusable
 from tinsmith_common.migrations import upgrade
 from tinsmith_common.sqlite import connect
 
 # A writer in another process holds the file for milliseconds; this only ends when one of them is stuck.
 _SQLITE_BUSY_TIMEOUT_MS = 30_000
+
+# The class of SQLSTATE codes for values that are wrong in themselves.
+_DATA_EXCEPTION = "22"
 
 # Alembic keeps what it works on in its modules: one migration at a time in a process, whatever its store.
 _ALEMBIC = threading.Lock()
@@ -77,14 +80,16 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection, None]:
         """A connection for queries."""
-        async with self._engine.connect() as connection:
-            yield connection
+        with _bad_values_are_bad_input():
+            async with self._engine.connect() as connection:
+                yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncConnection, None]:
         """A transaction, committed on leaving."""
-        async with self._write_lock or nullcontext(), self._engine.begin() as connection:
-            yield connection
+        with _bad_values_are_bad_input():
+            async with self._write_lock or nullcontext(), self._engine.begin() as connection:
+                yield connection
 
     def insert_if_absent(self, table: type[SQLModel], values: dict[str, Any] | None, *key: str) -> Any:
         """`INSERT … ON CONFLICT (key) DO NOTHING`, in the dialect of this store.
@@ -131,6 +136,26 @@ class Database:
     async def close(self) -> None:
         """Give back all connections."""
         await self._engine.dispose()
+
+
+@contextmanager
+def _bad_values_are_bad_input() -> Generator[None, None, None]:
+    """Raise `InvalidInput` for text that the store cannot hold, wherever it comes in.
+
+    Postgres holds no U+0000, and neither kind of store half a surrogate pair.
+    """
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"text must be whole Unicode characters: {error.reason}") from error
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None)
+        if not str(state).startswith(_DATA_EXCEPTION):
+            raise
+        reason = str(error.orig).split(">: ", 1)[-1]
+        raise InvalidInput(
+            f"the store cannot hold a value, such as the character U+0000: {reason}"
+        ) from error
 
 
 def core(table: type[SQLModel]) -> Any:

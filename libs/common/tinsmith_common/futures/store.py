@@ -266,6 +266,11 @@ class FutureStore:
 
 
 def _failure(message: str, category: Category, state: str = "failed") -> tuple[dict[str, Any], Outcome]:
+    # A message may quote what the client sent; a promise must end all the same.
+    message = "".join(
+        "\N{REPLACEMENT CHARACTER}" if char == "\0" or "\ud800" <= char <= "\udfff" else char
+        for char in message
+    )
     values = {"state": state, "error": message, "category": category}
     return values, Outcome(error=message, category=category)
 

@@ -15,24 +15,51 @@ from tinsmith_common.errors import InvalidInput
 from tinsmith_train.engine.optimizer import adamw_step
 from tinsmith_train.engine.types import AdamParams, LoraSpec
 
+WEIGHTS_FILE = "adapter_model.safetensors"
 Group = Literal["attn", "mlp", "unembed"]
 
 
 @dataclass(frozen=True)
 class LoraTarget:
-    """A linear layer `[out_features, in_features]` of the base model that can carry a delta."""
+    """A linear layer `[out_features, in_features]` of the base model that can carry a delta.
+
+    a_stack, b_stack: for a stack of experts, how many matrices A and B have: one for each expert, or 1 that all
+                      share. None: the layer is no stack, and A and B have two dimensions.
+    module:           what PEFT calls the layer, the last part of its path unless said otherwise.
+    """
 
     path: str
     in_features: int
     out_features: int
     group: Group
+    a_stack: int | None = None
+    b_stack: int | None = None
+    module: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.module:
+            object.__setattr__(self, "module", self.path.rpartition(".")[2])
+
+    def sizes(self, rank: int) -> tuple[int, int]:
+        """Elements of A and of B."""
+        return (
+            (self.a_stack or 1) * rank * self.in_features,
+            (self.b_stack or 1) * rank * self.out_features,
+        )
+
+    def shaped(self, a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """Flat memory of A and B as matrices, see `LoraPair`."""
+        a_stack = () if self.a_stack is None else (self.a_stack,)
+        b_stack = () if self.b_stack is None else (self.b_stack,)
+        return a.view(*a_stack, rank, self.in_features), b.view(*b_stack, rank, self.out_features).mT
 
 
 @dataclass(frozen=True)
 class LoraPair:
     """Views into an adapter's buffers: A `[rank, in]` and B `[out, rank]`, autograd leaves.
 
-    B lies in memory as `[rank, out]`, as A does as `[rank, in]`: kernels read both along the wide side.
+    B lies in memory as `[rank, out]`, as A does as `[rank, in]`: kernels read both along the wide side. Stacks of
+    experts have a first dimension more.
     """
 
     a: Tensor
@@ -57,17 +84,14 @@ class Adapter:
     pairs:    the same weights by module path.
     step:     optimizer steps taken.
     has_grad: whether anything was accumulated since the last step.
+    weights_file: of a checkpoint.
     """
 
     def __init__(self, spec: LoraSpec, targets: Sequence[LoraTarget], device: torch.device) -> None:
         self.spec = spec
         self.targets = wanted_targets(targets, spec)
-        size = sum(spec.rank * (t.in_features + t.out_features) for t in self.targets)
-        self.weights, self.grad, self.exp_avg, self.exp_avg_sq = (
-            torch.zeros(size, dtype=torch.float32, device=device) for _ in range(4)
-        )
-        self.step = 0
-        self.has_grad = False
+        self.weights_file = WEIGHTS_FILE
+        self._allocate(sum(sum(target.sizes(spec.rank)) for target in self.targets), device)
         self.pairs = self._make_pairs()
         self._init_weights()
 
@@ -81,14 +105,19 @@ class Adapter:
         views: dict[str, tuple[Tensor, Tensor]] = {}
         offset, rank = 0, self.spec.rank
         for target in self.targets:
-            middle = offset + rank * target.in_features
-            end = middle + rank * target.out_features
-            views[target.path] = (
-                flat[offset:middle].view(rank, target.in_features),
-                flat[middle:end].view(rank, target.out_features).T,
-            )
-            offset = end
+            a, b = target.sizes(rank)
+            parts = flat[offset : offset + a], flat[offset + a : offset + a + b]
+            views[target.path] = target.shaped(*parts, rank)
+            offset += a + b
         return views
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views into one of the flat buffers, by PEFT's tensor names."""
+        return {
+            f"base_model.model.{path}.lora_{side}.weight": tensor
+            for path, pair in self.views(flat).items()
+            for side, tensor in zip("AB", pair, strict=True)
+        }
 
     def optim_step(self, params: AdamParams) -> dict[str, float]:
         """One AdamW step with the accumulated gradient, which is cleared. Returns metrics."""
@@ -104,6 +133,13 @@ class Adapter:
     def clear_grad(self) -> None:
         """Forget the accumulated gradient."""
         self.grad.zero_()
+        self.has_grad = False
+
+    def _allocate(self, size: int, device: torch.device) -> None:
+        self.weights, self.grad, self.exp_avg, self.exp_avg_sq = (
+            torch.zeros(size, dtype=torch.float32, device=device) for _ in range(4)
+        )
+        self.step = 0
         self.has_grad = False
 
     def _make_pairs(self) -> dict[str, LoraPair]:
@@ -122,5 +158,5 @@ class Adapter:
         else:
             generator.manual_seed(self.spec.seed)
         for pair in self.pairs.values():
-            bound = 1 / math.sqrt(pair.a.shape[1])
+            bound = 1 / math.sqrt(pair.a.shape[-1])
             pair.a.copy_(torch.empty(pair.a.shape).uniform_(-bound, bound, generator=generator))

@@ -1,6 +1,7 @@
 """Causal attention inside each sequence of a packed row, plugged into Hugging Face models by name."""
 
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from itertools import groupby
 from typing import Any
@@ -57,19 +58,20 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each sequence of one packed row of T tokens.
 
     query `[1, heads, T, dim]`, key and value `[1, kv_heads, T, dim]` -> `[1, T, heads, dim]`.
     """
-    for unsupported in ("softcap", "s_aux"):
-        if options.get(unsupported) is not None:
-            raise NotImplementedError(f"attention with '{unsupported}' is not supported by packed rows")
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    if options.get("s_aux") is not None:
+        raise NotImplementedError("attention with sinks is not supported by packed rows")
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and softcap is None:
         return _varlen(query, key, value, packed, scaling, sliding_window), None
+    attend = _attend if softcap is None else partial(_attend_capped, softcap=softcap)
     outputs = [
-        _attend(_batch(query, run), _batch(key, run), _batch(value, run), scaling, sliding_window)
+        attend(_batch(query, run), _batch(key, run), _batch(value, run), scaling, sliding_window)
         for run in packed.runs
     ]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), None
@@ -84,14 +86,33 @@ def _batch(states: Tensor, run: tuple[int, int, int]) -> Tensor:
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
     """`[count, heads, length, dim]` each -> `[1, count * length, heads, dim]`."""
     length = query.shape[2]
-    mask = None
-    if window is not None and length > window:
-        ones = torch.ones(length, length, dtype=torch.bool, device=query.device)
-        mask = ones.tril() & ones.triu(1 - window)
+    mask = None if window is None or length <= window else _mask(length, window, query.device)
     output = F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
     )
     return output.transpose(1, 2).flatten(0, 1).unsqueeze(0)
+
+
+def _attend_capped(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None, *, softcap: float
+) -> Tensor:
+    """As `_attend`, with scores `softcap * tanh(score / softcap)`, which no fused kernel of torch knows.
+
+    Holds the scores, `[count, heads, length, length]` in the dtype of the model and once more in fp32.
+    """
+    groups = query.shape[1] // key.shape[1]
+    keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = (query @ keys.mT) * (scaling or query.shape[-1] ** -0.5)
+    scores = torch.tanh(scores / softcap) * softcap
+    mask = _mask(query.shape[2], window, query.device)
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32)
+    return (weights.to(query.dtype) @ values).transpose(1, 2).flatten(0, 1).unsqueeze(0)
+
+
+def _mask(length: int, window: int | None, device: torch.device) -> Tensor:
+    """Which keys (columns) a query sees: its own and earlier ones, `window` in all."""
+    ones = torch.ones(length, length, dtype=torch.bool, device=device)
+    return ones.tril() if window is None else ones.tril() & ones.triu(1 - window)
 
 
 def _varlen(

@@ -5,7 +5,7 @@ kept for the backward pass; otherwise each chunk is computed again.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -13,15 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tinsmith_train.engine.families import LogitMap
 from tinsmith_train.engine.lora import Bound, SpanSet, add_deltas, deltas_backward
 
 
 @dataclass(frozen=True)
 class Head:
-    """The frozen output projection: weight `[vocab, hidden]` (which the embedding may share), bias `[vocab]`."""
+    """The frozen output projection: weight `[vocab, hidden]` (which the embedding may share), bias `[vocab]`.
+
+    map: what the model does to the logits after it.
+    """
 
     weight: Tensor
     bias: Tensor | None
+    map: LogitMap = field(default_factory=LogitMap)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ def target_logprobs(
     hidden `[T, hidden]`; target_rows int64 `[M]`, never falling; targets int64 `[M]`. Differentiable in `hidden` and
     in the factors of `spans`.
     """
-    if not spans.bounds and len(targets) == len(hidden):
+    if not spans.bounds and len(targets) == len(hidden) and head.map == LogitMap():
         frozen: Tensor = _FrozenHead.apply(hidden, head, targets, memory)
         return frozen
     result: Tensor = _TargetLogprobs.apply(
@@ -130,12 +135,13 @@ class _TargetLogprobs(torch.autograd.Function):
         *factors: Tensor,
     ) -> Tensor:
         vocab_size = head.weight.shape[0]
-        keep = any(ctx.needs_input_grad) and hidden.shape[0] * vocab_size * 4 <= memory.keep_bytes
+        fits = hidden.shape[0] * vocab_size * 4 <= memory.keep_bytes
+        keep = any(ctx.needs_input_grad) and fits and head.map == LogitMap()
         chunks = list(_chunks(hidden.shape[0], vocab_size, target_rows, bounds, memory))
         result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         kept: list[Tensor] = []
         for chunk in chunks:
-            log_softmax, _ = _log_softmax(hidden[chunk.start : chunk.stop], head, chunk, factors)
+            log_softmax, _, _ = _log_softmax(hidden[chunk.start : chunk.stop], head, chunk, factors)
             result[chunk.first : chunk.last] = log_softmax.take(chunk.cells(target_rows, targets, vocab_size))
             if keep:
                 kept.append(log_softmax)
@@ -152,13 +158,13 @@ class _TargetLogprobs(torch.autograd.Function):
         for index, chunk in enumerate(ctx.chunks):
             rows = hidden[chunk.start : chunk.stop]
             mine = chunk.factors(factors)
+            slope: Tensor | float = 1.0
             if ctx.kept:
                 log_softmax, downs = ctx.kept[index], _downs(rows, chunk, mine)
             else:
-                log_softmax, downs = _log_softmax(rows, ctx.head, chunk, factors)
-            g_logits = _logits_gradient(log_softmax, grad_outputs[0], chunk, target_rows, targets).to(
-                weight.dtype
-            )
+                log_softmax, downs, slope = _log_softmax(rows, ctx.head, chunk, factors)
+            g_logits = _logits_gradient(log_softmax, grad_outputs[0], chunk, target_rows, targets)
+            g_logits = g_logits.mul_(slope).to(weight.dtype)
             g_rows = g_logits @ weight if g_hidden is not None else None
             grads = deltas_backward(g_logits, rows, downs, chunk.bounds, mine, g_rows)
             for sink, grad in zip(chunk.factors(g_factors), grads, strict=True):
@@ -186,11 +192,20 @@ def _chunks(
 
 def _log_softmax(
     rows: Tensor, head: Head, chunk: _Chunk, factors: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """fp32 `[rows, vocab]`, and the spans' `scale x A^T`."""
+) -> tuple[Tensor, list[Tensor], Tensor | float]:
+    """fp32 `[rows, vocab]`, the spans' `scale x A^T`, and the slope of the logits' map."""
     logits = F.linear(rows, head.weight, head.bias)
     downs = add_deltas(logits, rows, chunk.bounds, chunk.factors(factors))
-    return torch.log_softmax(logits, dim=-1, dtype=torch.float32), downs
+    logits, slope = mapped_logits(logits, head.map)
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32), downs, slope
+
+
+def mapped_logits(logits: Tensor, change: LogitMap) -> tuple[Tensor, Tensor | float]:
+    """The model's own change of its logits, and its derivative; with a cap both are fp32."""
+    if change.softcap is None:
+        return (logits, 1.0) if change.scale == 1.0 else (logits * change.scale, change.scale)
+    bent = torch.tanh(logits.float() * (change.scale / change.softcap))
+    return bent * change.softcap, (1 - bent * bent) * change.scale
 
 
 def _downs(rows: Tensor, chunk: _Chunk, factors: Sequence[Tensor]) -> list[Tensor]:

@@ -11,16 +11,16 @@ from tinsmith_common.errors import EngineFailure
 from tinsmith_train.engine.adapters import Group, LoraTarget
 from tinsmith_train.engine.attention import PACKED_ATTENTION, register_packed_attention
 from tinsmith_train.engine.decoder import Decoder, ModuleDecoder
+from tinsmith_train.engine.experts import LoraExperts
+from tinsmith_train.engine.families import Family, check_options, family_of, logit_map
 from tinsmith_train.engine.fused import weights as fused_weights
 from tinsmith_train.engine.logprobs import Head
 from tinsmith_train.engine.lora import LoraLinear, SpanTable
 from tinsmith_train.engine.types import ModelInfo
+from tinsmith_train.engine.whole import WholeModel
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "bfloat16"]
-
-_LOGIT_CHANGES = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
-"""Options with which a model changes logits after the projection, and the value that leaves them alone."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class BaseModel:
     """A frozen model whose linear layers are ready to carry deltas.
 
     decoder: token ids and positions -> hidden states.
+    whole:   what a full fine-tune copies.
     name:    what the model is called to users and in exported adapters.
     """
 
@@ -38,6 +39,7 @@ class BaseModel:
     targets: tuple[LoraTarget, ...]
     info: ModelInfo
     device: torch.device
+    whole: WholeModel
 
 
 def load_base_model(
@@ -70,30 +72,27 @@ def prepare_base_model(name: str, model: Any) -> BaseModel:
     Raises `EngineFailure` for architectures this engine would compute wrongly.
     """
     config = model.config.get_text_config()
-    _refuse_unsupported(name, model, config)
+    family = family_of(name, model.config.model_type)
+    check_options(name, family, config)
     register_packed_attention()
     model.set_attn_implementation(PACKED_ATTENTION)
     model.requires_grad_(False)
     model.eval()
-    head = cast(nn.Linear, model.get_output_embeddings())
-    module = cast(nn.Module, model.get_decoder())
-    prefix = _path_of(model, module)
-    head_path = _path_of(model, head)
+    head, module = _head_of(name, model, family), cast(nn.Module, model.get_submodule(family.decoder))
     table = SpanTable()
-    linears = _wrap_linears(module, prefix, table)
-    targets = (
-        *linears,
-        LoraTarget(head_path, head.in_features, head.out_features, "unembed"),
-    )
+    layers = _wrap_layers(name, module, family, table)
+    targets = (*layers, LoraTarget(family.head, head.in_features, head.out_features, "unembed"))
     info = ModelInfo(
         architecture=type(model).__name__,
         vocab_size=head.out_features,
         max_context_length=int(config.max_position_embeddings),
         num_parameters=sum(p.numel() for p in model.parameters()),
     )
-    frozen_head = Head(head.weight, head.bias)
-    decoder = _decoder(module, prefix, table, [target.path for target in linears])
-    return BaseModel(name, decoder, frozen_head, head_path, targets, info, head.weight.device)
+    logits = logit_map(family, config)
+    whole = WholeModel(model, family.decoder, family.head, logits)
+    frozen_head = Head(head.weight, head.bias, logits)
+    decoder = _decoder(module, family.decoder, table, [target.path for target in layers])
+    return BaseModel(name, decoder, frozen_head, family.head, targets, info, head.weight.device, whole)
 
 
 def _decoder(module: nn.Module, prefix: str, table: SpanTable, paths: list[str]) -> Decoder:
@@ -123,42 +122,45 @@ def _dtype(dtype: DType, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
 
 
-def _refuse_unsupported(name: str, model: Any, config: Any) -> None:
-    for option, harmless in _LOGIT_CHANGES.items():
-        if getattr(config, option, harmless) not in (harmless, None):
-            raise EngineFailure(
-                f"base model '{name}' sets '{option}', which the embedded engine does not apply"
-            )
-    if not isinstance(model.get_output_embeddings(), nn.Linear):
+def _head_of(name: str, model: Any, family: Family) -> nn.Linear:
+    head = getattr(model, family.head, None)
+    if not isinstance(head, nn.Linear):
         raise EngineFailure(f"base model '{name}' has no linear output head: use a causal language model")
-    stacked = [path for path, p in model.named_parameters() if p.dim() == 3 and "expert" in path]
-    if stacked:
-        raise EngineFailure(
-            f"base model '{name}' is a mixture of experts ({stacked[0]}): the embedded engine trains dense models"
-        )
+    return head
 
 
-def _path_of(model: nn.Module, wanted: nn.Module) -> str:
-    return next(path for path, module in model.named_modules() if module is wanted)
-
-
-def _wrap_linears(decoder: nn.Module, prefix: str, spans: SpanTable) -> list[LoraTarget]:
+def _wrap_layers(name: str, decoder: nn.Module, family: Family, spans: SpanTable) -> list[LoraTarget]:
+    """Let the layers' linear modules carry deltas, in the order in which they run."""
     targets: list[LoraTarget] = []
-    for path, module in list(decoder.named_modules()):
-        group = _group(path)
-        if group is None or not isinstance(module, nn.Linear):
-            continue
-        full = f"{prefix}.{path}" if prefix else path
-        decoder.set_submodule(path, LoraLinear(module, full, spans))
-        targets.append(LoraTarget(full, module.in_features, module.out_features, group))
+    for number, layer in enumerate(cast(nn.ModuleList, decoder.layers)):
+        prefix = f"layers.{number}"
+        present = {path for path, _ in layer.named_modules()}
+        before = len(targets)
+        groups: dict[Group, tuple[str, ...]] = {"attn": family.attn, "mlp": family.mlp}
+        for group, paths in groups.items():
+            targets.extend(
+                _wrap_linear(decoder, f"{prefix}.{path}", family, group, spans)
+                for path in paths
+                if path in present
+            )
+        if family.experts in present:
+            targets.extend(_wrap_experts(decoder, f"{prefix}.{family.experts}", family, spans))
+        if len({target.group for target in targets[before:]}) != 2:
+            raise EngineFailure(
+                f"base model '{name}': layer {number} is not built like other models of type '{family.model_type}' "
+                "(attention or feed-forward not found): use transformers of the version this server is locked to"
+            )
     return targets
 
 
-def _group(path: str) -> Group | None:
-    """Which switch of an adapter a layer obeys, from the names models give their blocks."""
-    for part in path.split("."):
-        if "attn" in part or "attention" in part:
-            return "attn"
-        if part in ("mlp", "feed_forward", "ffn"):
-            return "mlp"
-    return None
+def _wrap_linear(decoder: nn.Module, path: str, family: Family, group: Group, spans: SpanTable) -> LoraTarget:
+    linear = cast(nn.Linear, decoder.get_submodule(path))
+    full = f"{family.decoder}.{path}"
+    decoder.set_submodule(path, LoraLinear(linear, full, spans))
+    return LoraTarget(full, linear.in_features, linear.out_features, group)
+
+
+def _wrap_experts(decoder: nn.Module, path: str, family: Family, spans: SpanTable) -> tuple[LoraTarget, ...]:
+    experts = LoraExperts(decoder.get_submodule(path), f"{family.decoder}.{path}", spans)
+    decoder.set_submodule(path, experts)
+    return experts.targets

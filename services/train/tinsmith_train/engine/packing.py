@@ -67,7 +67,10 @@ class _Ref:
 def pack(items: Mapping[int, CheckedItem], token_budget: int) -> list[MicroBatch]:
     """Pack submissions, given by their number, into rows of at most `token_budget` tokens.
 
-    A longer sequence gets a row of its own. Submissions that only look (`forward_only`) and those that train
+    A submission that fits into one row is never split, and a longer one begins a row and has as few rows as it
+    needs, of lengths as even as can be, since each costs a GPU much the same. How its sequences are
+    grouped, and with that the rounding of its gradient, does not depend on what shares the batch. A sequence
+    longer than the budget gets a row of its own. Submissions that only look (`forward_only`) and those that train
     never share a row, so the former run without a graph.
     """
     batches: list[MicroBatch] = []
@@ -89,17 +92,28 @@ def _in_adapter_order(items: Mapping[int, CheckedItem]) -> list[_Ref]:
 
 
 def _rows(refs: Sequence[_Ref], token_budget: int) -> Iterator[list[_Ref]]:
-    """As few rows as filling them in order gives, and those as even as can be: each costs a GPU much the same."""
-    lengths = [ref.length for ref in refs]
-    rows = iter(refs)
-    for count in _cut(lengths, _even_budget(lengths, token_budget)):
-        yield list(islice(rows, count))
+    row: list[_Ref] = []
+    filled = 0
+    for _, group in groupby(refs, key=lambda ref: ref.item):
+        item = list(group)
+        lengths = [ref.length for ref in item]
+        if row and filled + sum(lengths) > token_budget:
+            yield row
+            row, filled = [], 0
+        rest = iter(item)
+        *whole, _ = _cut(lengths, _even_budget(lengths, token_budget))
+        for count in whole:
+            yield list(islice(rest, count))
+        row += rest
+        filled = sum(ref.length for ref in row)
+    if row:
+        yield row
 
 
 def _even_budget(lengths: Sequence[int], budget: int) -> int:
     """The smallest budget that needs no more rows than `budget` does."""
     most = len(_cut(lengths, budget))
-    low = min(budget, sum(lengths) // max(most, 1))
+    low = min(budget, sum(lengths) // most)
     while low < budget:
         middle = (low + budget) // 2
         if len(_cut(lengths, middle)) <= most:
