@@ -54,16 +54,9 @@ class RawEngine:
     """`benchmarks.sample_engine`, driven over its standard streams."""
 
     def __init__(self, device: str) -> None:
-        command = [
-            default_sample_python(),
-            "-m",
-            "benchmarks.sample_engine",
-            str(MODEL_PATH),
-            "--device",
-            device,
-        ]
         self._process = subprocess.Popen(
-            command,
+            [default_sample_python(), "-m", "benchmarks.sample_engine", str(MODEL_PATH)],
+            env={**os.environ, "TINSMITH_RAW_ENGINE_DEVICE": device},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,7 +1,8 @@
 """SGLang's own engine in a process of its own, without our service: the other side of `benchmarks.sample`.
 
 Runs in the sample service's environment, with the arguments and settings that the service gives its engine, on the
-device that TINSMITH_RAW_ENGINE_DEVICE names. Reads one job per line of standard input and answers each with one line, both JSON:
+device that TINSMITH_RAW_ENGINE_DEVICE names. Reads one job per line of standard input and answers each with one line,
+both JSON:
 
     {"prompts": [[int]], "new_tokens": int, "adapters": [folder or null for each prompt]} -> {"wall_s", "tokens"}
 """
@@ -20,7 +21,7 @@ if __name__ == "__main__" and "OMP_WAIT_POLICY" not in os.environ:
         os.environ | engine_environment(os.environ.get(_DEVICE, "auto"), None),
     )
 
-from tinsmith_sample.engines import sglang_cpu, sglang_scores
+from tinsmith_sample.engines import sglang_cpu, sglang_scores  # noqa: E402
 
 # Also executed in every worker that SGLang spawns, before it imports SGLang.
 sglang_cpu.install()
