@@ -17,6 +17,7 @@ from tinsmith_train.engine.fused import weights as fused_weights
 from tinsmith_train.engine.logprobs import Head
 from tinsmith_train.engine.lora import LoraLinear, SpanTable
 from tinsmith_train.engine.types import ModelInfo
+from tinsmith_train.engine.whole import WholeModel
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "bfloat16"]
@@ -27,6 +28,7 @@ class BaseModel:
     """A frozen model whose linear layers are ready to carry deltas.
 
     decoder: token ids and positions -> hidden states.
+    whole:   what a full fine-tune copies.
     name:    what the model is called to users and in exported adapters.
     """
 
@@ -37,6 +39,7 @@ class BaseModel:
     targets: tuple[LoraTarget, ...]
     info: ModelInfo
     device: torch.device
+    whole: WholeModel
 
 
 def load_base_model(
@@ -85,9 +88,11 @@ def prepare_base_model(name: str, model: Any) -> BaseModel:
         max_context_length=int(config.max_position_embeddings),
         num_parameters=sum(p.numel() for p in model.parameters()),
     )
-    frozen_head = Head(head.weight, head.bias, logit_map(family, config))
+    logits = logit_map(family, config)
+    whole = WholeModel(model, family.decoder, family.head, logits)
+    frozen_head = Head(head.weight, head.bias, logits)
     decoder = _decoder(module, family.decoder, table, [target.path for target in layers])
-    return BaseModel(name, decoder, frozen_head, family.head, targets, info, head.weight.device)
+    return BaseModel(name, decoder, frozen_head, family.head, targets, info, head.weight.device, whole)
 
 
 def _decoder(module: nn.Module, prefix: str, table: SpanTable, paths: list[str]) -> Decoder:

@@ -6,7 +6,7 @@ that may be left out are filled in, so the losses read every input they know.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class CheckedDatum:
 
 @dataclass(frozen=True)
 class CheckedItem:
-    """A submission that can be run."""
+    """A submission that can be run, or a part of one, whose datums begin at the place `first` of the submission."""
 
     adapter_id: str
     datums: tuple[CheckedDatum, ...]
@@ -39,6 +39,11 @@ class CheckedItem:
     config: Mapping[str, float]
     forward_only: bool
     elementwise: bool = False
+    first: int = 0
+
+    def part(self, first: int, last: int) -> "CheckedItem":
+        """Its datums `[first, last)`."""
+        return replace(self, datums=self.datums[first:last], first=self.first + first)
 
 
 def check_item(item: ForwardBackward, model: ModelInfo) -> CheckedItem:
@@ -72,12 +77,23 @@ def check_adam(params: AdamParams) -> None:
 
 def check_lora(spec: LoraSpec) -> None:
     """Check an adapter's shape. Raises `InvalidInput`."""
-    if spec.rank < 1:
-        raise InvalidInput(f"LoRA rank is {spec.rank}: it must be at least 1")
+    if spec.rank < 0:
+        raise InvalidInput(f"LoRA rank is {spec.rank}: it must be at least 1, or 0 to train all weights")
     if not (math.isfinite(spec.alpha) and spec.alpha > 0):
         raise InvalidInput(f"LoRA alpha is {spec.alpha}: it must be a finite number over 0")
     if not (spec.train_attn or spec.train_mlp or spec.train_unembed):
         raise InvalidInput("nothing to train: switch on train_attn, train_mlp or train_unembed")
+
+
+def check_full(others: int, limit: int, memory_gib: float) -> None:
+    """Check that one more model may train all its weights. Raises `InvalidInput` that names the setting."""
+    if others < limit:
+        return
+    state = "off here" if limit == 0 else f"taken by {others} other model{'s' * (others > 1)}"
+    raise InvalidInput(
+        f"training all weights (rank 0) is {state}: use a LoRA rank of at least 1, or have FULL_FINE_TUNE_MODELS "
+        f"raised over {limit}; each such model of this base takes {memory_gib:.1f} GiB"
+    )
 
 
 def _check_config(name: str, loss: Loss, given: LossConfig) -> Mapping[str, float]:

@@ -63,6 +63,8 @@ def _parse_recipient(text: str) -> Any:
 
 
 def _rename_head(folder: Path) -> None:
+    if not (folder / WEIGHTS_FILE).exists():
+        return  # a whole model keeps the names of Hugging Face
     tensors = load_file(folder / WEIGHTS_FILE)
     renamed = {exported_name(name): tensor for name, tensor in tensors.items()}
     if set(renamed) == set(tensors):
