@@ -292,8 +292,9 @@ def main() -> int:
                 }
                 found.append(about | {"load_before": round(os.getloadavg()[0], 1)} | rounded)
                 path.write_text("[\n" + ",\n".join(json.dumps(item) for item in found) + "\n]\n")
-                print(describe(row), flush=True)
+                print(describe(row), file=sys.stderr, flush=True)
     print(f"written to {path.relative_to(ROOT)}")
+    print("\n".join(map(describe, found)))
     return 0
 
 
