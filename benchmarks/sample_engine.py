@@ -91,14 +91,12 @@ def main() -> None:
     # Engines print on their way up; answers have a line of their own.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    from sglang.srt.entrypoints.engine import Engine
-
     from tinsmith_sample.engines.sglang import EngineConfig, launch_order
-    from tinsmith_sample.engines.sglang_host import engine_args
+    from tinsmith_sample.engines.sglang_host import build_engine
 
     device = os.environ.get(_DEVICE, "auto")
     config = EngineConfig(options.model_path, device=device, adapters_per_batch=options.max_adapters)
-    engine = Engine(**engine_args(launch_order(config)))
+    engine = build_engine(launch_order(config))
     try:
         serve(RawEngine(engine), answers)
     finally:

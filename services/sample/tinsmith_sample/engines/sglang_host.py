@@ -75,6 +75,13 @@ def engine_args(launch: messages.Launch) -> dict[str, Any]:
     return common | defaults | launch.engine_args
 
 
+def build_engine(launch: messages.Launch) -> Any:
+    """SGLang's `Engine`, with its workers."""
+    from sglang.srt.entrypoints.engine import Engine
+
+    return Engine(**engine_args(launch))
+
+
 class Host:
     """Carries out orders on one engine, each in a task of its own."""
 
@@ -284,10 +291,7 @@ def main() -> None:
     """Build the engine as told, then serve until the service hangs up."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.register_at_fork(after_in_child=connection.close)
-    launch = _launch_from(connection)
-    from sglang.srt.entrypoints.engine import Engine
-
-    engine = Engine(**engine_args(launch))
+    engine = build_engine(_launch_from(connection))
     try:
         engine.loop.run_until_complete(_serve(engine, connection))
     finally:
