@@ -25,7 +25,14 @@ from tinsmith_train.engine.types import (
     ModelInfo,
     TrainerLimits,
 )
-from tinsmith_train.engine.validation import CheckedItem, check_adam, check_full, check_item, check_lora
+from tinsmith_train.engine.validation import (
+    CheckedItem,
+    check_adam,
+    check_full,
+    check_item,
+    check_lora,
+)
+from tinsmith_train.engine.vision import SeenImage
 from tinsmith_train.engine.whole import FullModel
 
 MIB = 2**20
@@ -75,7 +82,7 @@ class LoraTrainer:
         for number, item in enumerate(batch):
             try:
                 self.adapter(item.adapter_id)
-                items[number] = check_item(item, self._base.info)
+                items[number] = check_item(item, self._base.info, self._base.vision)
             except TinsmithError as error:
                 answers[number] = error
         while items:
@@ -124,6 +131,10 @@ class LoraTrainer:
     def _make(self, adapter_id: str, spec: LoraSpec) -> Adapter:
         if spec.rank > 0:
             return Adapter(spec, self._base.targets, self._base.device)
+        if self._base.vision is not None:
+            raise InvalidInput(
+                "a vision-language model trains adapters only: choose a LoRA rank of at least 1"
+            )
         others = (one for key, one in self._adapters.items() if key != adapter_id)
         check_full(
             sum(isinstance(one, FullModel) for one in others),
@@ -163,7 +174,7 @@ class LoraTrainer:
     def _run_row(self, row: MicroBatch, items: Mapping[int, CheckedItem], collector: "_Collector") -> None:
         """Forward, losses, and backward unless the row only looks."""
         with torch.set_grad_enabled(not row.forward_only):
-            logprobs = self._logprobs(row)
+            logprobs = self._logprobs(row, _images(row, items))
             leaf = logprobs.detach().requires_grad_()
             losses = self._losses(row, items, leaf)
             if not row.forward_only:
@@ -172,7 +183,7 @@ class LoraTrainer:
             if not row.forward_only:
                 logprobs.backward(leaf.grad)
 
-    def _logprobs(self, row: MicroBatch) -> Tensor:
+    def _logprobs(self, row: MicroBatch, images: Sequence[Sequence[SeenImage]]) -> Tensor:
         """fp32 `[M]`."""
         device = self._base.device
         tokens, positions, target_rows, targets = (
@@ -183,7 +194,10 @@ class LoraTrainer:
         if isinstance(first, FullModel):
             return first.logprobs(tokens, positions, row.lengths, target_rows, targets, self._memory())
         owners = [Owner(span.start, span.stop, self._adapters[span.adapter_id]) for span in row.spans]
-        hidden = self._base.decoder.hidden(tokens, positions, row.lengths, owners)
+        if images and self._base.vision is not None:
+            hidden = self._base.vision.hidden(tokens, row.lengths, images, owners)
+        else:
+            hidden = self._base.decoder.hidden(tokens, positions, row.lengths, owners)
         spans = spans_of(self._base.head_path, owners)
         return target_logprobs(hidden, self._base.head, spans, target_rows, targets, self._memory())
 
@@ -271,6 +285,12 @@ class _Collector:
             )
             for number, item in self._items.items()
         }
+
+
+def _images(row: MicroBatch, items: Mapping[int, CheckedItem]) -> list[tuple[SeenImage, ...]]:
+    """Of each sequence of the row, or nothing where none has any."""
+    images = [datum.images for part in row.parts for datum in items[part.item].datums[part.first : part.last]]
+    return images if any(images) else []
 
 
 def _reduced(sums: Mapping[str, float], datums: int) -> dict[str, float]:

@@ -6,8 +6,8 @@ that may be left out are filled in, so the losses read every input they know.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from tinsmith_common.errors import InvalidInput
 from tinsmith_train.engine.custom_loss.loss import custom_loss
 from tinsmith_train.engine.losses import CLIP_INPUTS, LOSSES, Loss
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, LoraSpec, LossConfig, ModelInfo
+
+if TYPE_CHECKING:  # it imports torch, which the service that checks names does without
+    from tinsmith_train.engine.vision import SeenImage, Vision
 
 FloatArray = NDArray[np.float32]
 
@@ -27,6 +30,7 @@ class CheckedDatum:
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
     inputs: Mapping[str, FloatArray]
+    images: tuple["SeenImage", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class CheckedItem:
     elementwise: bool = False
 
 
-def check_item(item: ForwardBackward, model: ModelInfo) -> CheckedItem:
+def check_item(item: ForwardBackward, model: ModelInfo, vision: "Vision | None" = None) -> CheckedItem:
     """Check a submission against the loss it names and the model. Raises `InvalidInput`."""
     loss = custom_loss(item.graph, item.datums) if item.graph else LOSSES.get(item.loss)
     if loss is None:
@@ -50,7 +54,12 @@ def check_item(item: ForwardBackward, model: ModelInfo) -> CheckedItem:
     if not item.datums:
         raise InvalidInput("the batch is empty: send at least one datum")
     datums = tuple(
-        _check_datum(f"datum {index}", datum, item.loss, loss, config, model)
+        _see_images(
+            f"datum {index}",
+            _check_datum(f"datum {index}", datum, item.loss, loss, config, model),
+            datum,
+            vision,
+        )
         for index, datum in enumerate(item.datums)
     )
     return CheckedItem(item.adapter_id, datums, loss, config, item.forward_only, item.elementwise)
@@ -134,6 +143,18 @@ def _check_datum(
     if CLIP_INPUTS[0] in inputs and np.any(inputs[CLIP_INPUTS[0]] > inputs[CLIP_INPUTS[1]]):
         raise InvalidInput(f"{where}: clip_low_threshold is over clip_high_threshold at some position")
     return CheckedDatum(datum.tokens, datum.targets, inputs)
+
+
+def _see_images(where: str, checked: CheckedDatum, datum: Datum, vision: "Vision | None") -> CheckedDatum:
+    if not datum.images:
+        return checked
+    if vision is None:
+        raise InvalidInput(
+            f"{where}: model input of kind image is not supported by this model: send tokens, or train a "
+            "vision-language model"
+        )
+    images = tuple(vision.see(where, image) for image in datum.images)
+    return replace(checked, tokens=vision.placed(checked.tokens, images), images=images)
 
 
 def _check_target_shape(where: str, datum: Datum, name: str, loss: Loss) -> None:
