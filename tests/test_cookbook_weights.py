@@ -1,4 +1,4 @@
-"""Adapters of experts and of vision-language models in the cookbook's conversion and merge, and their size when hosted."""
+"""Adapters of experts and of vision-language models in the cookbook's conversion and merge, and their size."""
 
 from pathlib import Path
 from typing import Any

@@ -190,8 +190,9 @@ def test_an_image_that_is_not_as_said_fails_its_submission_alone(
     assert not isinstance(result, Exception)
 
 
-def test_a_text_model_refuses_images_by_name(make_datum: MakeDatum) -> None:
-    item = ForwardBackward("a", (shown(make_datum(0, 30), picture("wide", 0)),), "cross_entropy")
+def test_a_text_model_refuses_images_by_name_before_all_else(make_datum: MakeDatum) -> None:
+    datum = replace(shown(make_datum(0, 30), picture("wide", 0)), targets=np.zeros(3, np.int64))
+    item = ForwardBackward("a", (datum,), "cross_entropy")
     (error,) = make_text_trainer("qwen3").forward_backward([item])
     assert isinstance(error, InvalidInput)
     assert "kind image is not supported by this model" in str(error)

@@ -90,7 +90,7 @@ def prepare_base_model(name: str, model: Any, processor: Any = None) -> BaseMode
     check_options(name, family, config)
     register_packed_attention()
     # By name, as a vision tower beside it keeps its own.
-    cast(Any, model.get_submodule(family.decoder)).set_attn_implementation(PACKED_ATTENTION)
+    model.get_submodule(family.decoder).set_attn_implementation(PACKED_ATTENTION)
     model.requires_grad_(False)
     model.eval()
     head, module = _head_of(name, model, family), cast(nn.Module, model.get_submodule(family.decoder))
