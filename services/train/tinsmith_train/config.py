@@ -42,9 +42,17 @@ class TrainingConfig(CommonSettings):
         ge=0,
         description="models of a base that may train all weights (rank 0) at a time, 16 bytes a parameter each",
     )
-    tokens_per_cycle: int = Field(
-        default=32_768, ge=128, description="tokens taken from all lanes before any lane is looked at again"
+    tokens_per_cycle: int | None = Field(
+        default=None,
+        ge=128,
+        description="tokens that run together before anybody's turn is looked at again; default: one row",
     )
+    max_queued_operations_per_model: int = Field(default=1024, ge=1)
+    max_queued_operations_per_account: int = Field(default=4096, ge=1)
+    max_queued_operations_per_service: int = Field(default=16_384, ge=1)
+    max_queued_tokens_per_model: int = Field(default=8 * 2**20, ge=1)
+    max_queued_tokens_per_account: int = Field(default=16 * 2**20, ge=1)
+    max_queued_tokens_per_service: int = Field(default=64 * 2**20, ge=1)
     lane_gap_s: float = Field(
         default=600.0, gt=0, description="without an arrival, until a missing operation's turn is given up"
     )

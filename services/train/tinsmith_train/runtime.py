@@ -6,7 +6,6 @@ from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 
 import ray
-from prometheus_client import CollectorRegistry
 
 from tinsmith_common.errors import EngineFailure
 from tinsmith_common.observability import get_logger
@@ -15,9 +14,9 @@ from tinsmith_common.stores import Stores
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.backends.embedded import EmbeddedBackend, EmbeddedConfig
 from tinsmith_train.config import TrainingConfig
-from tinsmith_train.engine.types import TrainerLimits
+from tinsmith_train.engine.types import ModelInfo, TrainerLimits
 from tinsmith_train.scheduler.metrics import SchedulerMetrics
-from tinsmith_train.scheduler.scheduler import Scheduler
+from tinsmith_train.scheduler.scheduler import Pace, Scheduler
 from tinsmith_train.services.container import Services
 from tinsmith_train.services.failures import RESTARTED
 from tinsmith_train.services.registry import BaseModel
@@ -29,12 +28,12 @@ class Runtime:
     """Owns one backend and one scheduler per base model."""
 
     def __init__(
-        self, config: TrainingConfig, stores: Stores, services: Services, registry: CollectorRegistry
+        self, config: TrainingConfig, stores: Stores, services: Services, metrics: SchedulerMetrics
     ) -> None:
         self._config = config
         self._stores = stores
         self._services = services
-        self._metrics = SchedulerMetrics(registry)
+        self._metrics = metrics
         self._backends: list[TrainBackend] = []
         self._schedulers: list[Scheduler] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -82,8 +81,7 @@ class Runtime:
             backend,
             self._stores.futures,
             self._metrics,
-            config.tokens_per_cycle,
-            config.lane_gap_s,
+            _pace(config, info),
             self._services.failures.models_lost,
         )
         self._schedulers.append(scheduler)
@@ -111,6 +109,11 @@ class Runtime:
                 await self._services.traces.delete_old()
             except Exception:
                 _log.exception("maintenance failed; trying again at its next turn")
+
+
+def _pace(config: TrainingConfig, info: ModelInfo) -> Pace:
+    cycle_tokens = config.tokens_per_cycle or info.row_tokens
+    return Pace(min(cycle_tokens, info.row_tokens), cycle_tokens, config.lane_gap_s)
 
 
 def _connect_ray(config: TrainingConfig) -> None:

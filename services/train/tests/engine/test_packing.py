@@ -45,3 +45,8 @@ def test_forward_only_submissions_never_share_a_row_with_training_ones() -> None
     looking = replace(item("a", 2), forward_only=True)
     rows = pack({0: item("a", 3), 1: looking}, token_budget=100)
     assert sorted((row.forward_only, row.lengths) for row in rows) == [(False, (3,)), (True, (2,))]
+
+
+def test_what_fits_into_a_row_is_not_split_whatever_comes_before_it() -> None:
+    rows = pack({0: item("a", 3), 1: item("b", 3, 2), 2: item("c", 4, 4)}, token_budget=6)
+    assert [row.lengths for row in rows] == [(3,), (3, 2), (4,), (4,)]

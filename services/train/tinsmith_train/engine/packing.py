@@ -67,7 +67,9 @@ class _Ref:
 def pack(items: Mapping[int, CheckedItem], token_budget: int) -> list[MicroBatch]:
     """Pack submissions, given by their number, into rows of at most `token_budget` tokens.
 
-    A longer sequence gets a row of its own. Submissions that only look (`forward_only`) and those that train
+    A submission that fits into one row is never split, and a longer one begins a row: how its sequences are
+    grouped, and with that the rounding of its gradient, does not depend on what shares the batch. A sequence
+    longer than the budget gets a row of its own. Submissions that only look (`forward_only`) and those that train
     never share a row, so the former run without a graph.
     """
     batches: list[MicroBatch] = []
@@ -91,12 +93,15 @@ def _in_adapter_order(items: Mapping[int, CheckedItem]) -> list[_Ref]:
 def _rows(refs: Sequence[_Ref], token_budget: int) -> Iterator[list[_Ref]]:
     row: list[_Ref] = []
     filled = 0
-    for ref in refs:
-        if row and filled + ref.length > token_budget:
-            yield row
-            row, filled = [], 0
-        row.append(ref)
-        filled += ref.length
+    for _, group in groupby(refs, key=lambda ref: ref.item):
+        item = list(group)
+        split = bool(row) and filled + sum(ref.length for ref in item) > token_budget
+        for ref in item:
+            if split or (row and filled + ref.length > token_budget):
+                yield row
+                row, filled, split = [], 0, False
+            row.append(ref)
+            filled += ref.length
     if row:
         yield row
 

@@ -73,6 +73,27 @@ class ForwardBackward:
 
 
 @dataclass(frozen=True)
+class PassPart:
+    """Datums `[first, last)` of a pass, which runs part by part in their order.
+
+    The part that begins at datum 0 brings the whole pass as `item`, so that all of it is checked before any of it
+    runs; the others leave it out. `tokens` is the length of the part.
+    """
+
+    pass_id: str
+    first: int
+    last: int
+    tokens: int
+    item: ForwardBackward | None = None
+
+    @classmethod
+    def whole(cls, pass_id: str, item: ForwardBackward) -> "PassPart":
+        """A pass that runs in one go."""
+        tokens = sum(datum.tokens.size for datum in item.datums)
+        return cls(pass_id, 0, len(item.datums), tokens, item)
+
+
+@dataclass(frozen=True)
 class ForwardBackwardResult:
     """`logprobs[i]` is float32, shaped like the targets of datum i. `metrics` keys are `name:reduction`.
 
@@ -98,12 +119,16 @@ class AdamParams:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Facts of a loaded base model that validation and `get_info` need."""
+    """Facts of a loaded base model that validation, `get_info` and the scheduler need.
+
+    row_tokens: how many tokens the engine runs at a time; 0 where there is no such bound.
+    """
 
     architecture: str
     vocab_size: int
     max_context_length: int
     num_parameters: int
+    row_tokens: int = 0
 
 
 @dataclass(frozen=True)

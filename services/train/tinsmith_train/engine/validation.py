@@ -6,7 +6,7 @@ that may be left out are filled in, so the losses read every input they know.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class CheckedDatum:
 
 @dataclass(frozen=True)
 class CheckedItem:
-    """A submission that can be run."""
+    """A submission that can be run, or a part of one, whose datums begin at the place `first` of the submission."""
 
     adapter_id: str
     datums: tuple[CheckedDatum, ...]
@@ -53,6 +53,11 @@ class CheckedItem:
     config: Mapping[str, float]
     forward_only: bool
     elementwise: bool = False
+    first: int = 0
+
+    def part(self, first: int, last: int) -> "CheckedItem":
+        """Its datums `[first, last)`."""
+        return replace(self, datums=self.datums[first:last], first=self.first + first)
 
 
 def check_item(item: ForwardBackward, model: ModelInfo, vision: "Vision | None" = None) -> CheckedItem:

@@ -6,6 +6,8 @@ from typing import Self
 from tinsmith_common.secret_file import SecretFile
 from tinsmith_common.stores import Stores
 from tinsmith_train.config import TrainingConfig
+from tinsmith_train.scheduler.admission import Admission, Bound, Bounds
+from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.services.archives import ArchiveService
 from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
@@ -51,13 +53,14 @@ class Services:
     registry: ModelRegistry
 
     @classmethod
-    def build(cls, config: TrainingConfig, stores: Stores) -> Self:
+    def build(cls, config: TrainingConfig, stores: Stores, metrics: SchedulerMetrics) -> Self:
         """Wire the services on these stores. The registry is empty until the runtime has loaded models."""
         registry = ModelRegistry()
         audit = AuditLog(stores.catalog)
         checkpoints = CheckpointService(stores.catalog, stores.checkpoints, stores.authenticator, audit)
         models = ModelService(registry, stores.futures, stores.catalog, checkpoints, config.max_lora_rank)
-        submissions = Submissions(registry, stores.futures, stores.catalog)
+        admission = Admission(_bounds(config), metrics)
+        submissions = Submissions(registry, stores.futures, stores.catalog, admission)
         custom_losses = CustomLossService(stores.futures, stores.catalog)
         failures = SessionFailures(stores.catalog, stores.futures)
         signer = UrlSigner(SecretFile(config.metadata_dir / "download.key"))
@@ -84,3 +87,11 @@ class Services:
             runs=RunService(stores.catalog, checkpoints),
             registry=registry,
         )
+
+
+def _bounds(config: TrainingConfig) -> Bounds:
+    return Bounds(
+        model=Bound(config.max_queued_operations_per_model, config.max_queued_tokens_per_model),
+        owner=Bound(config.max_queued_operations_per_account, config.max_queued_tokens_per_account),
+        service=Bound(config.max_queued_operations_per_service, config.max_queued_tokens_per_service),
+    )

@@ -171,7 +171,7 @@ class ModelService:
             await self._catalog.sessions.update(session_id, failure=None)  # its client goes on
         self._registry.add(run)
         scheduler = self._registry.scheduler_of(run)
-        scheduler.open_lane(model_id)
+        scheduler.open_lane(model_id, owner)
         scheduler.submit(Operation(request_id, model_id, 0, task))
         return request_id
 

@@ -29,6 +29,9 @@ from tinsmith_train.services.custom_losses import CustomLossService
 from tinsmith_train.services.provenance import sampled_positions
 from tinsmith_train.services.submission import Submissions
 
+_LARGE_BYTES = 256 * 1024
+"""Larger bodies are read in a thread: it takes milliseconds, which all other requests would wait."""
+
 
 class TrainingService:
     """Submits training operations. A body that cannot even be addressed raises; all else is a promise."""
@@ -39,7 +42,8 @@ class TrainingService:
 
     async def forward_backward(self, owner: str, body: bytes) -> str:
         """Submit a protobuf `ForwardBackwardRequest`. Answers the request id."""
-        address = parse_forward_backward(body)
+        parse = parse_forward_backward
+        address = await asyncio.to_thread(parse, body) if len(body) > _LARGE_BYTES else parse(body)
         return await self._submit_pass(owner, address.model_id, address.seq_id, address.message)
 
     async def forward_backward_json(
@@ -67,14 +71,24 @@ class TrainingService:
             message if isinstance(message, TinsmithError) else await self._graph_of(owner, model_id, message)
         )
 
+        def decode() -> Pass | Exception:
+            try:
+                if isinstance(message, TinsmithError):
+                    return message
+                if isinstance(graph, TinsmithError):
+                    return graph
+                item = to_item(decode_forward_backward(message), graph)
+                return Pass(replace(item, adapter_id=model_id, elementwise=elementwise), _encode_result)
+            except Exception as error:
+                return error
+
+        large = not isinstance(message, TinsmithError) and message.ByteSize() > _LARGE_BYTES
+        decoded = await asyncio.to_thread(decode) if large else decode()
+
         def build() -> Pass:
-            if isinstance(message, TinsmithError):
-                raise message
-            if isinstance(graph, TinsmithError):
-                raise graph
-            item = to_item(decode_forward_backward(message), graph)
-            item = replace(item, adapter_id=model_id, elementwise=elementwise)
-            return Pass(item, _encode_result)
+            if isinstance(decoded, Exception):
+                raise decoded
+            return decoded
 
         return await self._submissions.submit(owner, model_id, seq_id, PromiseKind.FORWARD_BACKWARD, build)
 
