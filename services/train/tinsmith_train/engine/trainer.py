@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tinsmith_common.errors import EngineFailure, NotFound, TinsmithError
+from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound, TinsmithError
 from tinsmith_train.engine import checkpoint, peft_export
 from tinsmith_train.engine.adapters import Adapter
 from tinsmith_train.engine.decoder import Owner, spans_of
@@ -27,7 +27,14 @@ from tinsmith_train.engine.types import (
     PassPart,
     TrainerLimits,
 )
-from tinsmith_train.engine.validation import CheckedItem, check_adam, check_full, check_item, check_lora
+from tinsmith_train.engine.validation import (
+    CheckedItem,
+    check_adam,
+    check_full,
+    check_item,
+    check_lora,
+)
+from tinsmith_train.engine.vision import SeenImage
 from tinsmith_train.engine.whole import FullModel
 
 MIB = 2**20
@@ -148,6 +155,10 @@ class LoraTrainer:
     def _make(self, adapter_id: str, spec: LoraSpec) -> Adapter:
         if spec.rank > 0:
             return Adapter(spec, self._base.targets, self._base.device)
+        if self._base.vision is not None:
+            raise InvalidInput(
+                "a vision-language model trains adapters only: choose a LoRA rank of at least 1"
+            )
         others = (one for key, one in self._adapters.items() if key != adapter_id)
         check_full(
             sum(isinstance(one, FullModel) for one in others),
@@ -173,7 +184,7 @@ class LoraTrainer:
                 raise EngineFailure("the pass was given up before it had ended: submit it again")
             return running
         adapter = self._idle(part.item.adapter_id)
-        item = check_item(part.item, self._base.info)
+        item = check_item(part.item, self._base.info, self._base.vision)
         if part.last >= len(item.datums):
             return RunningPass(item, before=None)
         running = RunningPass(item, None if item.forward_only else Snapshot.of(adapter))
@@ -251,7 +262,7 @@ class LoraTrainer:
         all rows are on their way, and then their gradients are taken back.
         """
         with torch.set_grad_enabled(not row.forward_only):
-            logprobs = self._logprobs(row)
+            logprobs = self._logprobs(row, _images(row, items))
             leaf = logprobs.detach().requires_grad_()
             losses = self._losses(row, items, leaf)
             if not row.forward_only:
@@ -260,7 +271,7 @@ class LoraTrainer:
             if not row.forward_only:
                 logprobs.backward(leaf.grad)
 
-    def _logprobs(self, row: MicroBatch) -> Tensor:
+    def _logprobs(self, row: MicroBatch, images: Sequence[Sequence[SeenImage]]) -> Tensor:
         """fp32 `[M]`."""
         device = self._base.device
         tokens, positions, target_rows, targets = (
@@ -270,7 +281,10 @@ class LoraTrainer:
         if isinstance(first, FullModel):
             return first.logprobs(tokens, positions, row.lengths, target_rows, targets, self._memory())
         owners = [Owner(span.start, span.stop, self._adapters[span.adapter_id]) for span in row.spans]
-        hidden = self._base.decoder.hidden(tokens, positions, row.lengths, owners)
+        if images and self._base.vision is not None:
+            hidden = self._base.vision.hidden(tokens, row.lengths, images, owners)
+        else:
+            hidden = self._base.decoder.hidden(tokens, positions, row.lengths, owners)
         spans = spans_of(self._base.head_path, owners)
         return target_logprobs(hidden, self._base.head, spans, target_rows, targets, self._memory())
 
@@ -313,6 +327,12 @@ class LoraTrainer:
                 raise BadItem(part.item, error) from error
             losses.append(loss if isinstance(loss, Measured) else Measured(loss.sum(), {}, loss.detach()))
         return losses
+
+
+def _images(row: MicroBatch, items: Mapping[int, CheckedItem]) -> list[tuple[SeenImage, ...]]:
+    """Of each sequence of the row, or nothing where none has any."""
+    images = [datum.images for part in row.parts for datum in items[part.item].datums[part.first : part.last]]
+    return images if any(images) else []
 
 
 def _portion(running: RunningPass, part: PassPart) -> CheckedItem:

@@ -29,11 +29,22 @@ class LoraSpec:
 
 
 @dataclass(frozen=True)
+class Image:
+    """An image in place of the tokens `[start, start + tokens)` of a datum. `data` is a file of `format`."""
+
+    start: int
+    tokens: int
+    data: bytes
+    format: str
+
+
+@dataclass(frozen=True)
 class Datum:
     """One training sequence.
 
     tokens:  int64 `[N]`, the model input.
     targets: int64 `[N]` or `[N, K]`; row i holds the token(s) predicted after input position i.
+    images:  what some of the tokens, whose ids mean nothing then, stand for.
     inputs:  the other loss inputs by name. Named losses read them as float32, shaped like `targets`; a custom
              loss takes them as they are, of rank 0 to 2.
     """
@@ -41,6 +52,7 @@ class Datum:
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
     inputs: Mapping[str, NDArray[np.float32] | NDArray[np.int64]] = field(default_factory=dict)
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ that may be left out are filled in, so the losses read every input they know.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,20 @@ from tinsmith_train.engine.custom_loss.loss import custom_loss
 from tinsmith_train.engine.losses import CLIP_INPUTS, LOSSES, Loss
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, LoraSpec, LossConfig, ModelInfo
 
+if TYPE_CHECKING:  # it imports torch, which the service that checks names does without
+    from tinsmith_train.engine.vision import SeenImage, Vision
+
 FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _SeenDatum:
+    """A datum whose images are looked at, and have their placeholder among the tokens."""
+
+    tokens: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    inputs: Mapping[str, NDArray[np.float32] | NDArray[np.int64]]
+    seen: tuple["SeenImage", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class CheckedDatum:
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
     inputs: Mapping[str, FloatArray]
+    images: tuple["SeenImage", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class CheckedItem:
         return replace(self, datums=self.datums[first:last], first=self.first + first)
 
 
-def check_item(item: ForwardBackward, model: ModelInfo) -> CheckedItem:
+def check_item(item: ForwardBackward, model: ModelInfo, vision: "Vision | None" = None) -> CheckedItem:
     """Check a submission against the loss it names and the model. Raises `InvalidInput`."""
     loss = custom_loss(item.graph, item.datums) if item.graph else LOSSES.get(item.loss)
     if loss is None:
@@ -55,7 +69,7 @@ def check_item(item: ForwardBackward, model: ModelInfo) -> CheckedItem:
     if not item.datums:
         raise InvalidInput("the batch is empty: send at least one datum")
     datums = tuple(
-        _check_datum(f"datum {index}", datum, item.loss, loss, config, model)
+        _check_datum(f"datum {index}", _seen(f"datum {index}", datum, vision), item.loss, loss, config, model)
         for index, datum in enumerate(item.datums)
     )
     return CheckedItem(item.adapter_id, datums, loss, config, item.forward_only, item.elementwise)
@@ -114,7 +128,7 @@ def _check_config(name: str, loss: Loss, given: LossConfig) -> Mapping[str, floa
 
 
 def _check_datum(
-    where: str, datum: Datum, name: str, loss: Loss, config: Mapping[str, float], model: ModelInfo
+    where: str, datum: _SeenDatum, name: str, loss: Loss, config: Mapping[str, float], model: ModelInfo
 ) -> CheckedDatum:
     n = len(datum.tokens)
     if datum.tokens.ndim != 1 or n == 0:
@@ -138,10 +152,22 @@ def _check_datum(
     inputs.update(_fill(loss, inputs, config, datum.targets.shape))
     if CLIP_INPUTS[0] in inputs and np.any(inputs[CLIP_INPUTS[0]] > inputs[CLIP_INPUTS[1]]):
         raise InvalidInput(f"{where}: clip_low_threshold is over clip_high_threshold at some position")
-    return CheckedDatum(datum.tokens, datum.targets, inputs)
+    return CheckedDatum(datum.tokens, datum.targets, inputs, datum.seen)
 
 
-def _check_target_shape(where: str, datum: Datum, name: str, loss: Loss) -> None:
+def _seen(where: str, datum: Datum, vision: "Vision | None") -> "_SeenDatum":
+    if not datum.images:
+        return _SeenDatum(datum.tokens, datum.targets, datum.inputs)
+    if vision is None:
+        raise InvalidInput(
+            f"{where}: model input of kind image is not supported by this model: send tokens, or train a "
+            "vision-language model"
+        )
+    images = tuple(vision.see(where, image) for image in datum.images)
+    return _SeenDatum(vision.placed(datum.tokens, images), datum.targets, datum.inputs, images)
+
+
+def _check_target_shape(where: str, datum: _SeenDatum, name: str, loss: Loss) -> None:
     n, shape = len(datum.tokens), datum.targets.shape
     allowed = len(shape) == 1 or (len(shape) == 2 and loss.soft_targets and shape[1] > 0)
     if allowed and shape[0] == n:

@@ -24,7 +24,7 @@ from tinsmith_common.wire.legacy_codec import forward_backward_message
 from tinsmith_common.wire.training import OperationAddress, OptimStepRequest, OptimStepResult
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.custom_loss.graph import LossGraph
-from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, ForwardBackwardResult
+from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, ForwardBackwardResult, Image
 from tinsmith_train.scheduler.operations import Pass, Task
 from tinsmith_train.services.custom_losses import CustomLossService
 from tinsmith_train.services.history import HistoryService
@@ -158,7 +158,8 @@ def _to_datum(index: int, datum: WireDatum, loss: str) -> Datum:
     typed: dict[str, NDArray[np.float32] | NDArray[np.int64]] = dict(inputs)
     if loss == "stable_reinforce":
         typed["sampled_mask"] = sampled_positions(f"datum {index}", datum, len(targets))
-    return Datum(datum.tokens, targets.astype(np.int64), typed)
+    images = tuple(Image(image.start, image.tokens, image.data, image.format) for image in datum.images)
+    return Datum(datum.tokens, targets.astype(np.int64), typed, images)
 
 
 def _message_of(body: bytes, forward_only: bool) -> pb.ForwardBackwardRequest:
