@@ -2,7 +2,7 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration compatibility test-cookbook bench-load conformance fuzz
+.PHONY: bench bench-parity bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration compatibility test-cookbook bench-load conformance fuzz
 MAKEFLAGS += --no-print-directory
 # Without cached bytecode every process compiles torch, ray and SGLang again: some 20 s of CPU per start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -59,6 +59,9 @@ proto: setup  ## generate the protobuf code again from its .proto file
 
 bench-train: setup  ## the engine against Hugging Face + PEFT: tokens/s, TFLOP/s, memory, tenants, lengths
 	@$(RUN) -m benchmarks.train $(ARGS)
+
+bench-parity: setup  ## how far logprobs and gradients are from fp32, beside Hugging Face + PEFT
+	@$(RUN) -m benchmarks.parity $(ARGS)
 
 migration: setup  ## write the next migration from what changed in the tables (NAME="what it does")
 	@$(RUN) -m tools.migration "$(NAME)" && $(RUN) -m ruff format --quiet libs/common/tinsmith_common/migrations

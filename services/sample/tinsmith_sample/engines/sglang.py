@@ -19,6 +19,7 @@ from tinsmith_sample.engines.base import (
     EngineLimits,
     EngineLost,
     Piece,
+    ResidentAdapter,
     SampleResult,
     SampleSpec,
 )
@@ -119,6 +120,10 @@ class SGLangEngine:
             "adapters_stuck": self._adapters.stuck,
         }
 
+    def residents(self) -> Sequence[ResidentAdapter]:
+        """The resident adapters, the one that was used longest ago first."""
+        return self._adapters.residents()
+
     async def sample(self, spec: SampleSpec, adapter: Adapter | None = None) -> SampleResult:
         """Sample as asked. Cancelling the call aborts its requests in the engine."""
         process = await self._running()
@@ -169,6 +174,7 @@ class SGLangEngine:
             cached_tokens=answers[0].cached_tokens,
             targets=prompts.target_scores(answers[0], spec),
             alternatives=prompts.alternatives(answers[0], spec),
+            first_token_at=min((at for answer in answers if (at := answer.first_token_at)), default=None),
         )
 
     def _orders(

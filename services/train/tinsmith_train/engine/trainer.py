@@ -17,6 +17,7 @@ from tinsmith_train.engine.losses import Measured, Positions
 from tinsmith_train.engine.model import BaseModel
 from tinsmith_train.engine.packing import MicroBatch, pack
 from tinsmith_train.engine.passes import BadItem, Collector, Outputs, RunningPass, Snapshot
+from tinsmith_train.engine.transfer import upload
 from tinsmith_train.engine.types import (
     AdamParams,
     ForwardBackward,
@@ -30,6 +31,9 @@ from tinsmith_train.engine.validation import CheckedItem, check_adam, check_full
 from tinsmith_train.engine.whole import FullModel
 
 MIB = 2**20
+
+_ROW_BYTES = 37 * 2**30
+"""Of activations of one row, where the device's memory is not the limit."""
 
 
 class LoraTrainer:
@@ -228,6 +232,7 @@ class LoraTrainer:
         try:
             for row in self._rows(items):
                 self._run_row(row, items, collector)
+            outputs = collector.outputs()
         except Exception as error:
             for snapshot in before:
                 snapshot.restore()
@@ -237,10 +242,14 @@ class LoraTrainer:
         for item in items.values():
             if not item.forward_only:
                 self._adapters[item.adapter_id].has_grad = True
-        return collector.outputs
+        return outputs
 
     def _run_row(self, row: MicroBatch, items: Mapping[int, CheckedItem], collector: Collector) -> None:
-        """Forward, losses, and backward unless the row only looks."""
+        """Forward, losses, and backward unless the row only looks.
+
+        Nothing here waits for the device, so that it never waits for the host: whether a loss was finite is seen when
+        all rows are on their way, and then their gradients are taken back.
+        """
         with torch.set_grad_enabled(not row.forward_only):
             logprobs = self._logprobs(row)
             leaf = logprobs.detach().requires_grad_()
@@ -255,8 +264,7 @@ class LoraTrainer:
         """fp32 `[M]`."""
         device = self._base.device
         tokens, positions, target_rows, targets = (
-            torch.from_numpy(array).to(device)
-            for array in (row.tokens, row.positions, row.target_rows, row.targets)
+            upload(array, device) for array in (row.tokens, row.positions, row.target_rows, row.targets)
         )
         first = self._adapters[row.spans[0].adapter_id]
         if isinstance(first, FullModel):
@@ -278,7 +286,7 @@ class LoraTrainer:
             return self._limits.tokens_per_pass
         if self._base.device.type == "cpu":
             return 1024
-        fit = 0 if per_token is None else 32 * 2**30 // per_token // 1024 * 1024
+        fit = 0 if per_token is None else _ROW_BYTES // per_token // 1024 * 1024
         return min(max(fit, 8192), 32768)
 
     def _memory(self) -> LogitMemory:
@@ -293,8 +301,8 @@ class LoraTrainer:
             item = items[part.item]
             positions = Positions(
                 logprobs=logprobs[part.start : part.stop],
-                inputs={name: torch.from_numpy(x).to(logprobs.device) for name, x in part.inputs.items()},
-                datum_ids=torch.from_numpy(part.datum_ids).to(logprobs.device),
+                inputs={name: upload(x, logprobs.device) for name, x in part.inputs.items()},
+                datum_ids=upload(part.datum_ids, logprobs.device),
                 num_datums=part.last - part.first,
                 config=item.config,
                 first=item.first + part.first,
