@@ -26,7 +26,15 @@ from tinsmith_common.futures import PROTOBUF
 from tinsmith_common.settings import TINY_MODEL, locate_model
 from tinsmith_sample.api import create_app
 from tinsmith_sample.config import SamplingConfig
-from tinsmith_sample.engines.base import Adapter, Completion, Piece, SampleResult, SampleSpec, SamplingEngine
+from tinsmith_sample.engines.base import (
+    Adapter,
+    Completion,
+    Piece,
+    ResidentAdapter,
+    SampleResult,
+    SampleSpec,
+    SamplingEngine,
+)
 from tinsmith_sample.engines.sglang import EngineConfig, SGLangEngine
 
 CONTEXT = 256
@@ -179,6 +187,9 @@ class FakeEngine:
 
     def stats(self) -> Mapping[str, float]:
         return {"adapters": 0.0}
+
+    def residents(self) -> Sequence[ResidentAdapter]:
+        return [ResidentAdapter(f"{MODEL}:train:0/sampler_weights/one@1.2", "v1", True, 1)]
 
     async def sample(self, spec: SampleSpec, adapter: Adapter | None = None) -> SampleResult:
         self.asked.append(spec)

@@ -19,7 +19,7 @@ from tinsmith_common.observability import configure_logging
 from tinsmith_common.stores import Stores
 from tinsmith_sample.config import SamplingConfig
 from tinsmith_sample.engines.base import SamplingEngine
-from tinsmith_sample.metrics import InferenceMetrics, SampleMetrics
+from tinsmith_sample.metrics import InferenceMetrics, SampleMetrics, TokenMetrics
 from tinsmith_sample.routers import api_router, inference_router
 from tinsmith_sample.runtime import Runtime, build_engines
 from tinsmith_sample.services.adapters import AdapterLocator
@@ -30,6 +30,7 @@ from tinsmith_sample.services.inference.models import Models
 from tinsmith_sample.services.inference.vocabulary import Vocabularies
 from tinsmith_sample.services.sampling import SamplingService
 from tinsmith_sample.services.sessions import SamplingSessions
+from tinsmith_sample.services.watching import ReplicaReporter, WatchService
 
 
 def create_app(
@@ -44,7 +45,10 @@ def create_app(
     registry = CollectorRegistry()
     stores = Stores.build(config, "sample", registry)
     engines = build_engines(config) if engines is None else engines
-    metrics = SampleMetrics(registry, lambda: {name: engine.stats() for name, engine in engines.items()})
+    tokens = TokenMetrics(registry)
+    metrics = SampleMetrics(
+        registry, lambda: {name: engine.stats() for name, engine in engines.items()}, tokens
+    )
     sessions = SamplingSessions(stores.catalog, frozenset(engines))
     adapters = AdapterLocator(stores.catalog, stores.checkpoints)
     sampling = SamplingService(
@@ -66,10 +70,14 @@ def create_app(
     app.state.inference = InferenceServices.build(
         Models(stores.catalog, sessions, adapters, tuple(engines)),
         Vocabularies({model.name: config.locate(model) for model in config.supported_models}),
-        Inference(engines, stores.catalog.usage, InferenceMetrics(registry), config.max_queued_samples),
+        Inference(
+            engines, stores.catalog.usage, InferenceMetrics(registry, tokens), config.max_queued_samples
+        ),
     )
     app.state.direct = DirectSampling(sessions, sampling, stores.futures)
     app.state.runtime = Runtime(config, engines, sampling)
+    app.state.watching = WatchService(stores)
+    app.state.reporter = ReplicaReporter(stores, engines, registry, lambda: app.state.ready)
     return app
 
 
@@ -77,15 +85,18 @@ def create_app(
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     stores: Stores = app.state.stores
     runtime: Runtime = app.state.runtime
+    reporter: ReplicaReporter = app.state.reporter
     try:
         try:
             await stores.open()
             runtime.start(app)
+            reporter.start()
         except TinsmithError as error:
             give_up(app, error)
         yield
     finally:
         app.state.ready = False
+        await reporter.stop()
         await runtime.stop()
         await stores.close()
 

@@ -35,7 +35,7 @@ class TrainingConfig(CommonSettings):
     tokens_per_pass: int | None = Field(
         default=None,
         ge=128,
-        description="tokens packed into one row; default: 8192, more for a small model on a GPU",
+        description="tokens packed into one row; default: 1024 on a CPU, 8192 and more on a GPU",
     )
     full_fine_tune_models: int = Field(
         default=0,
@@ -63,6 +63,7 @@ class TrainingConfig(CommonSettings):
     )
     maintenance_interval_s: float = Field(default=30.0, gt=0)
     trace_retention_s: float = Field(default=7 * 86400.0, ge=600, description="of what trace exports show")
+    history_retention_s: float = Field(default=30 * 86400.0, ge=600, description="of the curves of runs")
     token_prices: dict[str, TokenPrices] = Field(
         default_factory=dict[str, TokenPrices], description="by base model, or * for all others"
     )

@@ -47,6 +47,7 @@ class Runtime:
             bases[model.name] = await self._load(model)
         self._services.registry.bases = bases
         self._tasks.append(asyncio.create_task(self._maintain()))
+        self._tasks.append(asyncio.create_task(self._services.history.run()))
 
     async def stop(self) -> None:
         """Stop scheduling, end what still waits, free the workers."""
@@ -56,6 +57,7 @@ class Runtime:
         await self._services.traces.stop()
         for scheduler in self._schedulers:
             await scheduler.fail_waiting(EngineFailure("the train service is shutting down"))
+        await self._services.history.stop()
         for backend in self._backends:
             await backend.stop()
 
@@ -106,6 +108,9 @@ class Runtime:
                 await self._stores.futures.expire(timedelta(seconds=config.future_retention_s))
                 oldest = datetime.now(UTC) - timedelta(seconds=config.trace_retention_s)
                 await self._stores.futures.spans.expire(oldest)
+                await self._stores.history.expire(
+                    datetime.now(UTC) - timedelta(seconds=config.history_retention_s)
+                )
                 await self._services.traces.delete_old()
             except Exception:
                 _log.exception("maintenance failed; trying again at its next turn")

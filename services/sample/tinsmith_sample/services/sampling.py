@@ -18,7 +18,7 @@ from tinsmith_common.futures import (
     completion_queue,
 )
 from tinsmith_common.http.errors import describe_validation
-from tinsmith_common.observability import get_logger
+from tinsmith_common.observability import get_logger, received_at
 from tinsmith_common.wire.futures import Promise
 from tinsmith_common.wire.sampling import SampleRequest
 from tinsmith_sample.engines.base import Adapter, EngineLost, SampleResult, SampleSpec, SamplingEngine
@@ -118,7 +118,7 @@ class SamplingService:
 
     async def _run(self, request_id: str, owner: str, request: SampleRequest) -> None:
         """Carry out one request and end its promise, whatever happens (except being stopped)."""
-        start, model = time.perf_counter(), "unknown"
+        start, arrived_at, model = time.perf_counter(), received_at(), "unknown"
         try:
             session = await self._sessions.get(owner, request.sampling_session_id)
             model = session.base_model
@@ -135,8 +135,7 @@ class SamplingService:
         else:
             payload = to_wire(result, spec, request.target_prompt_logprobs)
             await self._futures.resolve(request_id, payload, PROTOBUF, queue=_queue(request_id), work=work)
-            self._metrics.finished.labels(model, "done").inc()
-            self._metrics.tokens.labels(model).inc(sum(len(item.tokens) for item in result.completions))
+            self._metrics.done(model, spec, result, arrived_at)
         self._metrics.seconds.labels(model).observe(time.perf_counter() - start)
 
     async def _sample(self, session: SamplingSessionRecord, spec: SampleSpec) -> tuple[SampleResult, Work]:

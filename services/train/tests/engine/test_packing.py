@@ -35,6 +35,11 @@ def test_rows_stay_in_the_budget_and_a_long_sequence_gets_its_own() -> None:
     assert [(part.first, part.last) for row in rows for part in row.parts] == [(0, 2), (2, 3), (3, 4), (4, 5)]
 
 
+def test_rows_are_as_few_as_can_be_and_then_as_even_as_can_be() -> None:
+    rows = pack({0: item("a", *[2] * 9)}, token_budget=16)
+    assert [sum(row.lengths) for row in rows] == [10, 8]
+
+
 def test_soft_targets_repeat_the_row_that_predicts_them() -> None:
     (row,) = pack({0: item("a", 1), 1: item("a", 2, k=2)}, token_budget=100)
     assert row.target_rows.tolist() == [0, 1, 1, 2, 2]

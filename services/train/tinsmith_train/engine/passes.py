@@ -12,6 +12,7 @@ from tinsmith_common.errors import InvalidInput, TinsmithError
 from tinsmith_train.engine.adapters import Adapter
 from tinsmith_train.engine.losses import Measured
 from tinsmith_train.engine.packing import ItemPart, MicroBatch
+from tinsmith_train.engine.transfer import Download
 from tinsmith_train.engine.types import ForwardBackwardResult
 from tinsmith_train.engine.validation import CheckedItem
 
@@ -91,27 +92,64 @@ class RunningPass:
         )
 
 
+@dataclass(frozen=True)
+class _RowOutput:
+    """What a row sends back: logprobs `[M]` and their gradient, the parts' summed losses, and their terms."""
+
+    row: MicroBatch
+    logprobs: Download
+    grad: Download | None
+    sums: Download
+    terms: tuple[Download | None, ...]
+    metrics: tuple[Mapping[str, float], ...]
+
+
 class Collector:
     """Puts the rows' outputs back into the shape of the submissions."""
 
     def __init__(self, items: Mapping[int, CheckedItem]) -> None:
         self._items = items
-        self.outputs = {number: Outputs() for number in items}
+        self._rows: list[_RowOutput] = []
 
     def add(self, row: MicroBatch, leaf: Tensor, losses: Sequence[Measured]) -> None:
-        """Take a row's logprobs (`leaf`, with its gradient) and losses. Raises `BadItem`."""
-        values = leaf.detach().cpu().numpy()
-        sums = torch.stack([measured.loss for measured in losses]).tolist()
-        finite = np.isfinite(values if leaf.grad is None else values * 0 + leaf.grad.cpu().numpy())
-        for part, loss, measured in zip(row.parts, sums, losses, strict=True):
-            if not (np.isfinite(loss) and finite[part.start : part.stop].all()):
+        """Take a row's logprobs (`leaf`, with its gradient if there is one) and losses, as they will be."""
+        terms = [
+            Download(measured.terms)
+            if self._items[part.item].elementwise and measured.terms is not None
+            else None
+            for part, measured in zip(row.parts, losses, strict=True)
+        ]
+        self._rows.append(
+            _RowOutput(
+                row,
+                Download(leaf),
+                None if leaf.grad is None else Download(leaf.grad),
+                Download(torch.stack([measured.loss.detach() for measured in losses])),
+                tuple(terms),
+                tuple(measured.metrics for measured in losses),
+            )
+        )
+
+    def outputs(self) -> dict[int, Outputs]:
+        """By submission number, once the device has made them. Raises `BadItem`."""
+        gathered = {number: Outputs() for number in self._items}
+        for row in self._rows:
+            self._sort(row, gathered)
+        return gathered
+
+    def _sort(self, output: _RowOutput, gathered: Mapping[int, Outputs]) -> None:
+        """Give each submission its share of a row."""
+        values, sums = output.logprobs.numpy(), output.sums.numpy()
+        finite = np.isfinite(values if output.grad is None else values * 0 + output.grad.numpy())
+        for place, part in enumerate(output.row.parts):
+            if not (np.isfinite(sums[place]) and finite[part.start : part.stop].all()):
                 raise BadItem(part.item, _not_finite())
-            outputs = self.outputs[part.item]
-            outputs.loss += loss
-            add_metrics(outputs.metrics, measured.metrics)
-            outputs.logprobs += self._by_datum(part, values[part.start : part.stop])
-            if self._items[part.item].elementwise and measured.terms is not None:
-                outputs.terms += self._by_datum(part, measured.terms.cpu().numpy())
+            mine, terms = gathered[part.item], output.terms[place]
+            mine.loss += float(sums[place])
+            add_metrics(mine.metrics, output.metrics[place])
+            mine.logprobs += self._by_datum(part, values[part.start : part.stop])
+            if terms is not None:
+                mine.terms += self._by_datum(part, terms.numpy())
 
     def _by_datum(self, part: ItemPart, values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """A part's values, each datum's in the shape of its targets."""

@@ -17,6 +17,7 @@ from tinsmith_train.engine.losses import Measured, Positions
 from tinsmith_train.engine.model import BaseModel
 from tinsmith_train.engine.packing import MicroBatch, pack
 from tinsmith_train.engine.passes import BadItem, Collector, Outputs, RunningPass, Snapshot
+from tinsmith_train.engine.transfer import upload
 from tinsmith_train.engine.types import (
     AdamParams,
     ForwardBackward,
@@ -37,6 +38,9 @@ from tinsmith_train.engine.vision import SeenImage
 from tinsmith_train.engine.whole import FullModel
 
 MIB = 2**20
+
+_ROW_BYTES = 37 * 2**30
+"""Of activations of one row, where the device's memory is not the limit."""
 
 
 class LoraTrainer:
@@ -98,7 +102,7 @@ class LoraTrainer:
         while running:
             items = {number: _portion(running[number], parts[number]) for number in running}
             try:
-                outputs = self._run_all(items)
+                outputs = self._run_all(items, self._to_put_back(running))
             except BadItem as bad:
                 answers[bad.item] = bad.error
                 self._give_up(running.pop(bad.item))
@@ -226,26 +230,37 @@ class LoraTrainer:
                 run.before.restore()
             self._running = {name: other for name, other in self._running.items() if other is not run}
 
-    def _run_all(self, items: Mapping[int, CheckedItem]) -> dict[int, Outputs]:
-        """All micro-batches, or none: gradients are put back when any fails."""
-        training = {item.adapter_id for item in items.values() if not item.forward_only}
-        before = [Snapshot.of(self._adapters[adapter_id]) for adapter_id in training]
+    def _to_put_back(self, running: Mapping[int, RunningPass]) -> list[Snapshot]:
+        """The gradients that this call adds to. A pass that is alone, and given up if it fails, has its own copy."""
+        if len(running) == 1 and all(run.before is not None for run in running.values()):
+            return []
+        names = {run.item.adapter_id for run in running.values() if not run.item.forward_only}
+        return [Snapshot.of(self._adapters[name]) for name in names]
+
+    def _run_all(self, items: Mapping[int, CheckedItem], before: Sequence[Snapshot]) -> dict[int, Outputs]:
+        """All micro-batches, or none: the gradients of `before` are put back when any fails."""
         collector = Collector(items)
         try:
             for row in self._rows(items):
                 self._run_row(row, items, collector)
+            outputs = collector.outputs()
         except Exception as error:
             for snapshot in before:
                 snapshot.restore()
             if isinstance(error, BadItem):
                 raise
             raise EngineFailure(_describe_failure(error)) from error
-        for snapshot in before:
-            snapshot.adapter.has_grad = True
-        return collector.outputs
+        for item in items.values():
+            if not item.forward_only:
+                self._adapters[item.adapter_id].has_grad = True
+        return outputs
 
     def _run_row(self, row: MicroBatch, items: Mapping[int, CheckedItem], collector: Collector) -> None:
-        """Forward, losses, and backward unless the row only looks."""
+        """Forward, losses, and backward unless the row only looks.
+
+        Nothing here waits for the device, so that it never waits for the host: whether a loss was finite is seen when
+        all rows are on their way, and then their gradients are taken back.
+        """
         with torch.set_grad_enabled(not row.forward_only):
             logprobs = self._logprobs(row, _images(row, items))
             leaf = logprobs.detach().requires_grad_()
@@ -260,8 +275,7 @@ class LoraTrainer:
         """fp32 `[M]`."""
         device = self._base.device
         tokens, positions, target_rows, targets = (
-            torch.from_numpy(array).to(device)
-            for array in (row.tokens, row.positions, row.target_rows, row.targets)
+            upload(array, device) for array in (row.tokens, row.positions, row.target_rows, row.targets)
         )
         first = self._adapters[row.spans[0].adapter_id]
         if isinstance(first, FullModel):
@@ -276,11 +290,17 @@ class LoraTrainer:
 
     @property
     def row_tokens(self) -> int:
-        """Tokens that are run at a time. Few long rows keep a GPU busy: each costs the host some thousand launches."""
+        """Tokens that are run at a time.
+
+        On a CPU no more than it takes to be busy, as others wait for them. Few long rows keep a GPU busy: each costs
+        the host some thousand launches.
+        """
         per_token = self._base.decoder.bytes_per_token
         if self._limits.tokens_per_pass is not None:
             return self._limits.tokens_per_pass
-        fit = 0 if per_token is None else 32 * 2**30 // per_token // 1024 * 1024
+        if self._base.device.type == "cpu":
+            return 1024
+        fit = 0 if per_token is None else _ROW_BYTES // per_token // 1024 * 1024
         return min(max(fit, 8192), 32768)
 
     def _memory(self) -> LogitMemory:
@@ -295,8 +315,8 @@ class LoraTrainer:
             item = items[part.item]
             positions = Positions(
                 logprobs=logprobs[part.start : part.stop],
-                inputs={name: torch.from_numpy(x).to(logprobs.device) for name, x in part.inputs.items()},
-                datum_ids=torch.from_numpy(part.datum_ids).to(logprobs.device),
+                inputs={name: upload(x, logprobs.device) for name, x in part.inputs.items()},
+                datum_ids=upload(part.datum_ids, logprobs.device),
                 num_datums=part.last - part.first,
                 config=item.config,
                 first=item.first + part.first,

@@ -135,8 +135,9 @@ class ModelInfo:
 class TrainerLimits:
     """Memory of a pass.
 
-    tokens_per_pass:  tokens in one packed row; a longer sequence gets a row of its own. None: 8192, and on a GPU up to
-                      32768 where the activations of so many take at most 32 GiB.
+    tokens_per_pass:  tokens in one packed row; a longer sequence gets a row of its own. None: 1024 on a CPU, where more
+                      only makes others wait; on a GPU 8192, up to 32768 where the activations of so many take at
+                      most 32 GiB.
     logits_chunk_mib: fp32 logits computed at a time; None: 64 on a CPU, 2048 on a GPU, which wants large matmuls.
     full_models:      how many models may train all their weights at a time, at 16 bytes a parameter.
     logits_keep_mib:  log-softmax kept for the backward pass, which is computed again when it would be larger.

@@ -16,6 +16,7 @@ from tinsmith_train.scheduler.fairness import FairOrder
 from tinsmith_train.scheduler.lanes import Farewell, Lane
 from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.scheduler.operations import Operation, Pass, Portion, Rejected, Task
+from tinsmith_train.scheduler.views import LaneView, view_of
 from tinsmith_train.scheduler.waits import describe_wait
 
 _log = get_logger(__name__)
@@ -91,6 +92,11 @@ class Scheduler:
     def is_incomplete(self, model_id: str) -> bool:
         """Whether an open lane can run nothing before more of it arrives."""
         return self._lanes[model_id].stalled_since is not None
+
+    def lanes(self) -> tuple[LaneView, ...]:
+        """What every lane holds now, for people to watch."""
+        running = {portion.operation.model_id for portion, _ in self._running.values()}
+        return tuple(view_of(lane, running=lane.model_id in running) for lane in self._lanes.values())
 
     def submit(self, operation: Operation) -> bool:
         """Queue an operation of an open lane. False when its `seq_id` has had its turn already."""

@@ -16,6 +16,7 @@ from tinsmith_train.services.credentials import CredentialService
 from tinsmith_train.services.custom_losses import CustomLossService
 from tinsmith_train.services.downloads import DownloadService, UrlSigner
 from tinsmith_train.services.failures import SessionFailures
+from tinsmith_train.services.history import HistoryService
 from tinsmith_train.services.models import ModelService
 from tinsmith_train.services.registry import ModelRegistry
 from tinsmith_train.services.runs import RunService
@@ -26,6 +27,7 @@ from tinsmith_train.services.tokenizers import TokenizerService
 from tinsmith_train.services.trace_exports import TraceExports
 from tinsmith_train.services.training import TrainingService
 from tinsmith_train.services.usage import Prices, UsageService
+from tinsmith_train.services.watching import WatchService
 from tinsmith_train.services.weights import WeightsService
 
 
@@ -51,6 +53,8 @@ class Services:
     archives: ArchiveService
     tokenizers: TokenizerService
     registry: ModelRegistry
+    history: HistoryService
+    watching: WatchService
 
     @classmethod
     def build(cls, config: TrainingConfig, stores: Stores, metrics: SchedulerMetrics) -> Self:
@@ -63,6 +67,7 @@ class Services:
         submissions = Submissions(registry, stores.futures, stores.catalog, admission)
         custom_losses = CustomLossService(stores.futures, stores.catalog)
         failures = SessionFailures(stores.catalog, stores.futures)
+        history = HistoryService(stores.history, stores.catalog)
         signer = UrlSigner(SecretFile(config.metadata_dir / "download.key"))
         traces = config.metadata_dir / "traces"
         return cls(
@@ -76,7 +81,7 @@ class Services:
             ),
             credentials=CredentialService(stores.authenticator, audit, config.organization),
             models=models,
-            training=TrainingService(submissions, custom_losses),
+            training=TrainingService(submissions, custom_losses, history),
             custom_losses=custom_losses,
             weights=WeightsService(registry, submissions, stores.catalog, checkpoints),
             checkpoints=checkpoints,
@@ -86,6 +91,8 @@ class Services:
             copies=CopyService(stores.catalog, checkpoints),
             runs=RunService(stores.catalog, checkpoints),
             registry=registry,
+            history=history,
+            watching=WatchService(registry, stores),
         )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from tinsmith_train.engine.custom_loss.graph import LossGraph
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, ForwardBackwardResult, Image
 from tinsmith_train.scheduler.operations import Pass, Task
 from tinsmith_train.services.custom_losses import CustomLossService
+from tinsmith_train.services.history import HistoryService
 from tinsmith_train.services.provenance import sampled_positions
 from tinsmith_train.services.submission import Submissions
 
@@ -36,9 +38,12 @@ _LARGE_BYTES = 256 * 1024
 class TrainingService:
     """Submits training operations. A body that cannot even be addressed raises; all else is a promise."""
 
-    def __init__(self, submissions: Submissions, custom_losses: CustomLossService) -> None:
+    def __init__(
+        self, submissions: Submissions, custom_losses: CustomLossService, history: HistoryService
+    ) -> None:
         self._submissions = submissions
         self._custom_losses = custom_losses
+        self._history = history
 
     async def forward_backward(self, owner: str, body: bytes) -> str:
         """Submit a protobuf `ForwardBackwardRequest`. Answers the request id."""
@@ -78,7 +83,8 @@ class TrainingService:
                 if isinstance(graph, TinsmithError):
                     return graph
                 item = to_item(decode_forward_backward(message), graph)
-                return Pass(replace(item, adapter_id=model_id, elementwise=elementwise), _encode_result)
+                item = replace(item, adapter_id=model_id, elementwise=elementwise)
+                return Pass(item, partial(self._encode_pass, seq_id, item))
             except Exception as error:
                 return error
 
@@ -91,6 +97,10 @@ class TrainingService:
             return decoded
 
         return await self._submissions.submit(owner, model_id, seq_id, PromiseKind.FORWARD_BACKWARD, build)
+
+    def _encode_pass(self, seq_id: int, item: ForwardBackward, result: ForwardBackwardResult) -> bytes:
+        self._history.note_pass(seq_id, item, result)
+        return encode_forward_backward_output(result.logprobs, result.metrics, result.elementwise_loss)
 
     async def _graph_of(
         self, owner: str, model_id: str, message: pb.ForwardBackwardRequest
@@ -113,6 +123,7 @@ class TrainingService:
 
             async def run(backend: TrainBackend) -> bytes:
                 metrics = await backend.optim_step(address.model_id, params)
+                self._history.note_step(address.model_id, address.seq_id, metrics)
                 return OptimStepResult(metrics=metrics).model_dump_json().encode()
 
             return Task(run)
@@ -160,10 +171,6 @@ def _message_of(body: bytes, forward_only: bool) -> pb.ForwardBackwardRequest:
     except ValidationError as error:
         raise InvalidInput(describe_validation(error)) from error
     return forward_backward_message(content, forward_only=forward_only)
-
-
-def _encode_result(result: ForwardBackwardResult) -> bytes:
-    return encode_forward_backward_output(result.logprobs, result.metrics, result.elementwise_loss)
 
 
 def _adam_params(body: bytes) -> AdamParams:
