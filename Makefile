@@ -2,7 +2,7 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-parity bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration compatibility test-cookbook bench-load conformance fuzz
+.PHONY: bench bench-load bench-parity bench-sample bench-train clean compatibility conformance demo format fuzz help lint lock migration pants-resolves proto serve setup soak test test-cookbook test-pants test-unit
 MAKEFLAGS += --no-print-directory
 # Without cached bytecode every process compiles torch, ray and SGLang again: some 20 s of CPU per start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -76,6 +76,12 @@ compatibility: setup  ## try every supported SDK version; writes docs/compatibil
 
 bench-load: setup  ## 2,000 samples at once, cleartext and HTTPS; writes benchmarks/results/ (SAMPLES=)
 	@$(RUN) -m benchmarks.load $(if $(SAMPLES),--samples $(SAMPLES))
+
+bench-sample: setup  ## the sample service against SGLang's own engine: tokens/s, added latency, adapters (ARGS=)
+	@$(RUN) -m benchmarks.sample $(ARGS)
+
+soak: setup  ## 20 minutes of samples, cancellations, new weights and crashes: nothing lost, memory flat (ARGS=)
+	@$(RUN) -m benchmarks.soak $(ARGS)
 
 lock:  ## resolve locks/*.txt again from the pyproject files (UPGRADE=1 for the newest versions)
 	@python=$$(tools/find-python) && "$$python" -m tools.lock $(if $(UPGRADE),--upgrade)

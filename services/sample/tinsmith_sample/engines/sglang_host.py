@@ -76,6 +76,11 @@ def engine_args(launch: messages.Launch) -> dict[str, Any]:
     return common | defaults | launch.engine_args
 
 
+def build_engine(kind: Any, launch: messages.Launch) -> Any:
+    """SGLang's `Engine`, or a subclass of it, with its workers."""
+    return kind(**engine_args(launch))
+
+
 class Host:
     """Carries out orders on one engine, each in a task of its own."""
 
@@ -288,8 +293,7 @@ def main() -> None:
     """Build the engine as told, then serve until the service hangs up."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.register_at_fork(after_in_child=connection.close)
-    launch = _launch_from(connection)
-    engine = sglang_times.timed_engine()(**engine_args(launch))
+    engine = build_engine(sglang_times.timed_engine(), _launch_from(connection))
     try:
         engine.loop.run_until_complete(_serve(engine, connection))
     finally:

@@ -37,11 +37,18 @@ def _tell_times(module: Any) -> None:
     module.SchedulerReqTimeStats.__getstate__ = get_state_once
 
 
-def timed_engine() -> Any:
-    """SGLang's `Engine`, whose tokenizer manager has `first_tokens`."""
-    from sglang.srt.entrypoints.engine import Engine, init_tokenizer_manager
+def plain_engine() -> Any:
+    """SGLang's own `Engine`."""
+    from sglang.srt.entrypoints.engine import Engine
 
-    class TimedEngine(Engine):
+    return Engine
+
+
+def timed_engine() -> Any:
+    """The same, whose tokenizer manager has `first_tokens`."""
+    from sglang.srt.entrypoints.engine import init_tokenizer_manager
+
+    class TimedEngine(plain_engine()):
         init_tokenizer_manager_func = staticmethod(
             partial(init_tokenizer_manager, TokenizerManagerClass=_timed_manager())
         )
