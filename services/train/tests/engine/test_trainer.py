@@ -186,11 +186,11 @@ def test_a_run_that_breaks_down_puts_all_gradients_back(
 
     original = module.target_logprobs
 
-    def breaks_on_second_call(*args: object) -> Tensor:
+    def breaks_on_second_call(*args: object, **options: object) -> Tensor:
         calls.append(1)
         if len(calls) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(*args)  # type: ignore[arg-type]
+        return original(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "target_logprobs", breaks_on_second_call)
     with pytest.raises(EngineFailure, match="out of memory"):

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tinsmith_common.errors import EngineFailure
+from tinsmith_train.engine.activations import steady_activations
 from tinsmith_train.engine.adapters import Group, LoraTarget
 from tinsmith_train.engine.attention import PACKED_ATTENTION, register_packed_attention
 from tinsmith_train.engine.decoder import Decoder, ModuleDecoder
@@ -79,6 +80,7 @@ def prepare_base_model(name: str, model: Any) -> BaseModel:
     module = cast(nn.Module, model.get_decoder())
     prefix = _path_of(model, module)
     head_path = _path_of(model, head)
+    steady_activations(module)
     table = SpanTable()
     linears = _wrap_linears(module, prefix, table)
     targets = (

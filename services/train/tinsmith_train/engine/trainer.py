@@ -1,6 +1,8 @@
 """The engine: one frozen base model, many adapters, and the operations of the training API on them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,9 @@ from tinsmith_train.engine import checkpoint, peft_export
 from tinsmith_train.engine.adapters import Adapter
 from tinsmith_train.engine.decoder import Owner, spans_of
 from tinsmith_train.engine.logprobs import LogitMemory, target_logprobs
-from tinsmith_train.engine.losses import Measured, Positions
+from tinsmith_train.engine.losses import Measured, Positions, steady_sum
 from tinsmith_train.engine.model import BaseModel
-from tinsmith_train.engine.packing import ItemPart, MicroBatch, pack
+from tinsmith_train.engine.packing import ROW_STEP, AdapterSpan, ItemPart, MicroBatch, Pieces, pack
 from tinsmith_train.engine.types import (
     AdamParams,
     ForwardBackward,
@@ -44,12 +46,22 @@ class LoraTrainer:
     def __init__(self, base: BaseModel, limits: TrainerLimits | None = None) -> None:
         self._base = base
         self._limits = limits or TrainerLimits()
+        # Elsewhere the rows are as full as can be, and who shares them moves the last bits.
+        self._pieces = Pieces(self._limits.tokens_per_piece) if base.device.type == "cpu" else None
         self._adapters: dict[str, Adapter] = {}
 
     @property
     def info(self) -> ModelInfo:
         """Facts of the base model."""
         return self._base.info
+
+    @property
+    def steady_threads(self) -> bool:
+        """Whether results do not depend on the number of CPU threads: all widths come in steps (docs/exactness.md)."""
+        widths = (
+            width for target in self._base.targets for width in (target.in_features, target.out_features)
+        )
+        return all(width % ROW_STEP == 0 for width in widths)
 
     def create_adapter(self, adapter_id: str, spec: LoraSpec) -> None:
         """Give `adapter_id` fresh weights and an empty optimizer, replacing what it had."""
@@ -123,7 +135,7 @@ class LoraTrainer:
         before = [adapter.grad.clone() if adapter.has_grad else None for adapter in adapters]
         collector = _Collector(items)
         try:
-            for row in pack(items, self._row_tokens()):
+            for row in pack(items, self._row_tokens(), self._pieces):
                 self._run_row(row, items, collector)
         except Exception as error:
             for adapter, grad in zip(adapters, before, strict=True):
@@ -156,8 +168,42 @@ class LoraTrainer:
         )
         owners = [Owner(span.start, span.stop, self._adapters[span.adapter_id]) for span in row.spans]
         hidden = self._base.decoder.hidden(tokens, positions, row.lengths, owners)
-        spans = spans_of(self._base.head_path, owners)
-        return target_logprobs(hidden, self._base.head, spans, target_rows, targets, self._memory())
+        pieces: list[Tensor] = []
+        for start, stop, first, last, single in self._heads(row.spans):
+            here = [
+                replace(o, start=o.start - start, stop=o.stop - start)
+                for o in owners
+                if start <= o.start < stop
+            ]
+            pieces.append(
+                target_logprobs(
+                    hidden[start:stop],
+                    self._base.head,
+                    spans_of(self._base.head_path, here),
+                    target_rows[first:last] - start,
+                    targets[first:last],
+                    self._memory(),
+                    single=single,
+                )
+            )
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _heads(self, spans: Sequence[AdapterSpan]) -> list[tuple[int, int, int, int, bool]]:
+        """Runs of spans, as (start, stop, first, last, single), whose logprobs are computed together.
+
+        On a CPU those in the same way, or else a span's rounding depended on its neighbours.
+        """
+        path = self._base.head_path
+
+        def way(span: AdapterSpan) -> tuple[bool, bool] | None:
+            trained = path in self._adapters[span.adapter_id].pairs
+            return None if self._pieces is None else (span.single, trained)
+
+        runs = [list(run) for _, run in groupby(spans, key=way)]
+        return [
+            (run[0].start, run[-1].stop, run[0].first, run[-1].last, all(span.single for span in run))
+            for run in runs
+        ]
 
     def _row_tokens(self) -> int:
         """Few long rows keep a GPU busy: each costs the host some thousand launches."""
@@ -189,7 +235,9 @@ class LoraTrainer:
                 loss = item.loss.function(positions)
             except TinsmithError as error:
                 raise _BadItem(part.item, error) from error
-            losses.append(loss if isinstance(loss, Measured) else Measured(loss.sum(), {}, loss.detach()))
+            losses.append(
+                loss if isinstance(loss, Measured) else Measured(steady_sum(loss), {}, loss.detach())
+            )
         return losses
 
 
