@@ -25,7 +25,7 @@ from tinsmith_train.engine.types import (
 
 DEVICE = os.environ.get("TINSMITH_TEST_DEVICE", "cpu")
 DTYPE = torch.float32 if DEVICE == "cpu" else torch.bfloat16
-VOCAB = 72
+VOCAB = 80
 
 
 @dataclass(frozen=True)
