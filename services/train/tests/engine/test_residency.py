@@ -71,16 +71,22 @@ def test_a_group_that_breaks_down_is_answered_and_the_others_run(
     make_trainer: MakeTrainer, make_datum: MakeDatum, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(limits=TrainerLimits(resident_adapters=1), a=SPECS["a"], b=SPECS["b"])
-    work = [ForwardBackward(name, (make_datum(0, 9),), "cross_entropy") for name in ("a", "b")]
+    wild = make_datum(1, 9)
+    wild.inputs["logprobs"][4] = -200.0  # a ratio of e^197
+    work = [
+        ForwardBackward("a", (wild,), "importance_sampling"),
+        *(ForwardBackward(name, (make_datum(0, 9),), "cross_entropy") for name in ("a", "b")),
+    ]
     whole = LoraTrainer._run_all  # pyright: ignore[reportPrivateUsage]
 
     def breaks_for_a(self: LoraTrainer, items: dict[int, ForwardBackward], *rest: Any) -> object:
-        if any(item.adapter_id == "a" for item in items.values()):
+        if [item.adapter_id for item in items.values()] == ["a"]:
             raise EngineFailure("out of memory")
         return whole(self, items, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(LoraTrainer, "_run_all", breaks_for_a)
-    first, second = trainer.forward_backward(work)
+    refused, first, second = trainer.forward_backward(work)
+    assert isinstance(refused, InvalidInput)
     assert isinstance(first, EngineFailure)
     assert isinstance(second, ForwardBackwardResult)
     assert not trainer.adapter("a").grad.any()
