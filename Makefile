@@ -2,7 +2,7 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-load bench-parity bench-sample bench-train clean compatibility conformance demo format fuzz help lint lock migration pants-resolves proto serve setup soak test test-cookbook test-pants test-unit
+.PHONY: bench bench-load bench-parity bench-sample bench-sampler-parity bench-train clean compatibility conformance demo format fuzz help lint lock migration pants-resolves proto serve setup soak test test-cookbook test-pants test-unit
 MAKEFLAGS += --no-print-directory
 # Without cached bytecode every process compiles torch, ray and SGLang again: some 20 s of CPU per start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -70,6 +70,9 @@ bench: setup  ## the engine and the train service against torch + peft, then sma
 	@$(RUN) -m benchmarks.engine
 	@OMP_WAIT_POLICY=PASSIVE $(RUN) -m benchmarks.service
 	@$(RUN) -m tinsmith_local run -- $(CURDIR)/$(RUN) -m benchmarks.latency
+
+bench-sampler-parity: setup  ## the sampler's log-probabilities against the trainer's, float32 and bfloat16; writes benchmarks/results/
+	@$(RUN) -m benchmarks.sampler_parity
 
 compatibility: setup  ## try every supported SDK version; writes docs/compatibility.md (CHECK=1 compares instead)
 	@$(RUN) -m tools.compatibility $(if $(CHECK),--check)

@@ -37,6 +37,11 @@ class TrainingConfig(CommonSettings):
         ge=128,
         description="tokens packed into one row; default: 1024 on a CPU, 8192 and more on a GPU",
     )
+    train_resident_adapters: int | None = Field(
+        default=None,
+        ge=1,
+        description="adapters on the device at a time, others wait in host memory; default: 64 on a GPU, all on a CPU",
+    )
     full_fine_tune_models: int = Field(
         default=0,
         ge=0,

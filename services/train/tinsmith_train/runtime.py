@@ -11,7 +11,6 @@ from tinsmith_common.errors import EngineFailure
 from tinsmith_common.observability import get_logger
 from tinsmith_common.settings import SupportedModel
 from tinsmith_common.stores import Stores
-from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.backends.embedded import EmbeddedBackend, EmbeddedConfig
 from tinsmith_train.config import TrainingConfig
 from tinsmith_train.engine.types import ModelInfo, TrainerLimits
@@ -34,7 +33,7 @@ class Runtime:
         self._stores = stores
         self._services = services
         self._metrics = metrics
-        self._backends: list[TrainBackend] = []
+        self._backends: list[EmbeddedBackend] = []
         self._schedulers: list[Scheduler] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -47,6 +46,7 @@ class Runtime:
             bases[model.name] = await self._load(model)
         self._services.registry.bases = bases
         self._tasks.append(asyncio.create_task(self._maintain()))
+        self._tasks.append(asyncio.create_task(self._count_adapters()))
         self._tasks.append(asyncio.create_task(self._services.history.run()))
 
     async def stop(self) -> None:
@@ -73,7 +73,9 @@ class Runtime:
                 threads=config.train_threads,
                 max_context_length=model.max_context_length,
                 limits=TrainerLimits(
-                    tokens_per_pass=config.tokens_per_pass, full_models=config.full_fine_tune_models
+                    tokens_per_pass=config.tokens_per_pass,
+                    resident_adapters=config.train_resident_adapters,
+                    full_models=config.full_fine_tune_models,
                 ),
             )
         )
@@ -96,6 +98,18 @@ class Runtime:
         for promise in await self._stores.futures.pending():
             await self._stores.futures.fail(promise.request_id, RESTARTED, "server")
         await self._services.failures.service_restarted()
+
+    async def _count_adapters(self) -> None:
+        """Not part of the maintenance, which must not wait for a worker that is busy or starts."""
+        while True:
+            await asyncio.sleep(self._config.maintenance_interval_s)
+            try:
+                counts = [await backend.residency() for backend in self._backends]
+            except EngineFailure as error:
+                _log.info("adapters were not counted", error=error.message)
+                continue
+            self._metrics.adapters.labels("device").set(sum(count.resident for count in counts))
+            self._metrics.adapters.labels("host").set(sum(count.spilled for count in counts))
 
     async def _maintain(self) -> None:
         config = self._config

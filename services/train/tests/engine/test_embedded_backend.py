@@ -9,9 +9,15 @@ import pytest
 import ray
 
 from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound
-from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.backends.embedded import EmbeddedBackend, EmbeddedConfig
-from tinsmith_train.engine.types import AdamParams, ForwardBackward, ForwardBackwardResult, LoraSpec, PassPart
+from tinsmith_train.engine.types import (
+    AdamParams,
+    ForwardBackward,
+    ForwardBackwardResult,
+    LoraSpec,
+    PassPart,
+    Residency,
+)
 
 from .conftest import VOCAB, MakeDatum, MakeModel, MakeTrainer
 
@@ -42,7 +48,7 @@ async def backend(model_folder: str) -> AsyncIterator[EmbeddedBackend]:
 
 
 async def test_it_trains_saves_and_exports_as_the_engine_in_this_process_does(
-    backend: TrainBackend, make_trainer: MakeTrainer, make_datum: MakeDatum, tmp_path: Path
+    backend: EmbeddedBackend, make_trainer: MakeTrainer, make_datum: MakeDatum, tmp_path: Path
 ) -> None:
     info = await backend.start()
     assert (info.architecture, info.vocab_size, info.max_context_length) == ("Qwen3ForCausalLM", VOCAB, 64)
@@ -66,6 +72,7 @@ async def test_it_trains_saves_and_exports_as_the_engine_in_this_process_does(
     np.testing.assert_array_equal(second.logprobs[0], expected.logprobs[0])
     assert metrics == local.optim_step("a", AdamParams(1e-2))
     assert await backend.load_state("b", tmp_path, with_optimizer=True) == SPEC
+    assert await backend.residency() == Residency(resident=2, spilled=0, spills=0)
     with pytest.raises(NotFound, match="no adapter 'nobody'"):
         await backend.optim_step("nobody", AdamParams())
 

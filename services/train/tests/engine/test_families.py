@@ -246,3 +246,18 @@ def test_bidirectional_attention_is_refused() -> None:
     config = make_config("gemma3_text", **SIZES, use_bidirectional_attention=True)
     with pytest.raises(EngineFailure, match="'use_bidirectional_attention'"):
         prepare_base_model("test/base", AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize("kind", ["cohere2", "gemma3_text", "olmo3", "phi3"])
+def test_an_adapter_gets_the_bits_it_gets_alone(kind: str, make_datum: MakeDatum) -> None:
+    """Of families that do something else than Qwen3, on which `test_exactness.py` runs."""
+    together = make_trainer(kind)
+    batch = make_batch(make_datum)
+    for item, among in zip(batch, run(together, batch), strict=True):
+        trainer = make_trainer(kind)
+        (alone,) = run(trainer, [item])
+        for mine, theirs in zip(among.logprobs, alone.logprobs, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        grad = trainer.adapter(item.adapter_id).grad
+        assert grad.abs().max() > 1e-3
+        assert torch.equal(together.adapter(item.adapter_id).grad, grad)

@@ -80,7 +80,7 @@ def wanted_targets(targets: Sequence[LoraTarget], spec: LoraSpec) -> tuple[LoraT
 class Adapter:
     """Weights, accumulated gradient and optimizer state of one LoRA adapter.
 
-    Fresh adapters draw A uniformly from +-1/sqrt(in), B is zero.
+    Fresh adapters draw A uniformly from +-1/sqrt(in), B is zero; without `initialise` A is zero too.
 
     weights, grad, exp_avg, exp_avg_sq: flat fp32 on the model's device.
     pairs:    the same weights by module path.
@@ -89,13 +89,16 @@ class Adapter:
     weights_file: of a checkpoint.
     """
 
-    def __init__(self, spec: LoraSpec, targets: Sequence[LoraTarget], device: torch.device) -> None:
+    def __init__(
+        self, spec: LoraSpec, targets: Sequence[LoraTarget], device: torch.device, *, initialise: bool = True
+    ) -> None:
         self.spec = spec
         self.targets = wanted_targets(targets, spec)
         self.weights_file = WEIGHTS_FILE
         self._allocate(sum(sum(target.sizes(spec.rank)) for target in self.targets), device)
         self.pairs = self._make_pairs()
-        self._init_weights()
+        if initialise:
+            self._init_weights()
 
     @property
     def scale(self) -> float:

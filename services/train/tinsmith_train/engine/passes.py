@@ -28,23 +28,26 @@ class BadItem(Exception):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An adapter's accumulated gradient at some time. `grad` is None where there was none."""
+    """An adapter's accumulated gradient at some time. `grad` is None where there was none.
 
-    adapter: Adapter
+    It does not hold the adapter, which may leave the device and come back before the gradient is put back.
+    """
+
+    adapter_id: str
     grad: Tensor | None
 
     @classmethod
-    def of(cls, adapter: Adapter) -> "Snapshot":
+    def of(cls, adapter_id: str, adapter: Adapter) -> "Snapshot":
         """The gradient as it is now."""
-        return cls(adapter, adapter.grad.clone() if adapter.has_grad else None)
+        return cls(adapter_id, adapter.grad.clone() if adapter.has_grad else None)
 
-    def restore(self) -> None:
+    def restore(self, adapter: Adapter) -> None:
         """Put it back."""
         if self.grad is None:
-            self.adapter.clear_grad()
+            adapter.clear_grad()
         else:
-            self.adapter.grad.copy_(self.grad)
-            self.adapter.has_grad = True
+            adapter.grad.copy_(self.grad)
+            adapter.has_grad = True
 
 
 @dataclass

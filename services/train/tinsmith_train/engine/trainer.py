@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound, TinsmithError
+from tinsmith_common.errors import EngineFailure, InvalidInput, TinsmithError
 from tinsmith_train.engine import checkpoint, peft_export
 from tinsmith_train.engine.adapters import Adapter
 from tinsmith_train.engine.decoder import Owner, spans_of
@@ -18,6 +18,7 @@ from tinsmith_train.engine.losses import Measured, Positions, steady_sum
 from tinsmith_train.engine.model import BaseModel
 from tinsmith_train.engine.packing import AdapterSpan, MicroBatch, Pieces, pack
 from tinsmith_train.engine.passes import BadItem, Collector, Outputs, RunningPass, Snapshot
+from tinsmith_train.engine.residency import ResidentAdapters
 from tinsmith_train.engine.transfer import upload
 from tinsmith_train.engine.types import (
     AdamParams,
@@ -26,6 +27,7 @@ from tinsmith_train.engine.types import (
     LoraSpec,
     ModelInfo,
     PassPart,
+    Residency,
     TrainerLimits,
 )
 from tinsmith_train.engine.validation import (
@@ -39,6 +41,7 @@ from tinsmith_train.engine.vision import SeenImage
 from tinsmith_train.engine.whole import FullModel
 
 MIB = 2**20
+RESIDENT_ON_GPU = 64
 WIDTH_STEP = 16
 """Of layers; at others, such as 67 or 72, three threads and more shared a matmul so that it showed in the last bits."""
 
@@ -54,7 +57,9 @@ class LoraTrainer:
         self._limits = limits or TrainerLimits()
         # Elsewhere the rows are as full as can be, and who shares them moves the last bits.
         self._pieces = Pieces(self._limits.tokens_per_piece) if base.device.type == "cpu" else None
-        self._adapters: dict[str, Adapter] = {}
+        self._adapters = ResidentAdapters(
+            base.targets, base.device, _resident_limit(self._limits, base.device)
+        )
         self._running: dict[str, RunningPass] = {}
 
     @property
@@ -75,14 +80,14 @@ class LoraTrainer:
         check_lora(spec)
         adapter = self._make(adapter_id, spec)
         self.delete_adapter(adapter_id)
-        self._adapters[adapter_id] = adapter
+        self._adapters.put(adapter_id, adapter)
 
     def delete_adapter(self, adapter_id: str) -> None:
         """Free the adapter's memory. Unknown ids are ignored."""
         self._running = {
             name: run for name, run in self._running.items() if run.item.adapter_id != adapter_id
         }
-        self._adapters.pop(adapter_id, None)
+        self._adapters.drop(adapter_id)
 
     def forward_backward(
         self, batch: Sequence[ForwardBackward]
@@ -103,7 +108,8 @@ class LoraTrainer:
         of one that ended with it, which leaves its adapter's gradient as it was before the first part. A
         pass is given up, and its gradient taken back, by any other use of its adapter before its last part.
         One of several parts shares no call with another of its adapter. What cannot be run together is run one by
-        one; if one alone fails, `EngineFailure` is raised.
+        one; if one alone fails, `EngineFailure` is raised. When not all of the adapters fit onto the device, they run
+        in groups, and it is the answer to what was left of its group.
         """
         answers: dict[int, ForwardBackwardResult | TinsmithError | None] = {}
         running: dict[int, RunningPass] = {}
@@ -112,22 +118,15 @@ class LoraTrainer:
                 running[number] = self._begin_or_resume(part)
             except TinsmithError as error:
                 answers[number] = error
-        while running:
-            items = {number: _portion(running[number], parts[number]) for number in running}
+        groups = self._adapters.groups(run.item.adapter_id for run in running.values())
+        for group in groups:
+            mine = {number: run for number, run in running.items() if run.item.adapter_id in group}
             try:
-                outputs = self._run_all(items, self._to_put_back(running))
-            except BadItem as bad:
-                answers[bad.item] = bad.error
-                self._give_up(running.pop(bad.item))
-            except EngineFailure:
-                if len(running) == 1:
-                    self._give_up(*running.values())
+                self._run_group(group, mine, parts, answers)
+            except EngineFailure as failure:
+                if len(groups) == 1:
                     raise
-                answers.update(self._run_alone({number: parts[number] for number in running}))
-                break
-            else:
-                answers.update(self._advance(running, parts, outputs))
-                break
+                answers.update(dict.fromkeys(mine, failure))
         return [answers[number] for number in range(len(parts))]
 
     def optim_step(self, adapter_id: str, params: AdamParams) -> dict[str, float]:
@@ -147,7 +146,7 @@ class LoraTrainer:
         make = partial(self._make, adapter_id)
         adapter = checkpoint.load_state(directory, make, with_optimizer=with_optimizer)
         self.delete_adapter(adapter_id)
-        self._adapters[adapter_id] = adapter
+        self._adapters.put(adapter_id, adapter)
         return adapter.spec
 
     def export_adapter(self, adapter_id: str, directory: Path) -> None:
@@ -159,11 +158,14 @@ class LoraTrainer:
             peft_export.write_peft_folder(adapter, self._base.name, directory)
 
     def adapter(self, adapter_id: str) -> Adapter:
-        """The live adapter. Raises `NotFound`."""
-        adapter = self._adapters.get(adapter_id)
-        if adapter is None:
-            raise NotFound(f"no adapter '{adapter_id}' here: create the model or load it from a checkpoint")
-        return adapter
+        """The adapter, on the device. Raises `NotFound`."""
+        self._adapters.fetch([adapter_id])
+        return self._adapters.live(adapter_id)
+
+    @property
+    def residency(self) -> Residency:
+        """How many adapters are on the device, and how many in host memory."""
+        return self._adapters.residency
 
     def _make(self, adapter_id: str, spec: LoraSpec) -> Adapter:
         if spec.rank > 0:
@@ -172,9 +174,8 @@ class LoraTrainer:
             raise InvalidInput(
                 "a vision-language model trains adapters only: choose a LoRA rank of at least 1"
             )
-        others = (one for key, one in self._adapters.items() if key != adapter_id)
         check_full(
-            sum(isinstance(one, FullModel) for one in others),
+            self._adapters.full_models(besides=adapter_id),
             self._limits.full_models,
             self._base.whole.memory_gib(),
         )
@@ -184,7 +185,7 @@ class LoraTrainer:
         """All adapters together, and each full model on its own."""
         groups: dict[str, dict[int, CheckedItem]] = {}
         for number, item in items.items():
-            full = isinstance(self._adapters[item.adapter_id], FullModel)
+            full = isinstance(self._adapters.live(item.adapter_id), FullModel)
             groups.setdefault(item.adapter_id if full else "", {})[number] = item
         for adapter_id, group in groups.items():
             yield from pack(group, self.row_tokens, None if adapter_id else self._pieces)
@@ -196,11 +197,13 @@ class LoraTrainer:
             if running is None or running.done != part.first:
                 raise EngineFailure("the pass was given up before it had ended: submit it again")
             return running
-        adapter = self._idle(part.item.adapter_id)
+        adapter_id = part.item.adapter_id
+        self._give_up_all_of(adapter_id)
+        self._adapters.require(adapter_id)
         item = check_item(part.item, self._base.info, self._base.vision)
         if part.last >= len(item.datums):
             return RunningPass(item, before=None)
-        running = RunningPass(item, None if item.forward_only else Snapshot.of(adapter))
+        running = RunningPass(item, None if item.forward_only else self._snapshot(adapter_id))
         self._running[part.pass_id] = running
         return running
 
@@ -216,6 +219,32 @@ class LoraTrainer:
                 answers[number] = done.result()
                 self._running.pop(parts[number].pass_id, None)
         return answers
+
+    def _run_group(
+        self,
+        adapter_ids: Sequence[str],
+        running: dict[int, RunningPass],
+        parts: Sequence[PassPart],
+        answers: dict[int, ForwardBackwardResult | TinsmithError | None],
+    ) -> None:
+        """The parts of adapters that fit onto the device together. What is refused leaves `running`."""
+        self._adapters.fetch(adapter_ids)
+        while running:
+            items = {number: _portion(running[number], parts[number]) for number in running}
+            try:
+                outputs = self._run_all(items, self._to_put_back(running))
+            except BadItem as bad:
+                answers[bad.item] = bad.error
+                self._give_up(running.pop(bad.item))
+            except EngineFailure:
+                if len(running) == 1:
+                    self._give_up(*running.values())
+                    raise
+                answers.update(self._run_alone({number: parts[number] for number in running}))
+                break
+            else:
+                answers.update(self._advance(running, parts, outputs))
+                break
 
     def _run_alone(
         self, parts: Mapping[int, PassPart]
@@ -233,14 +262,17 @@ class LoraTrainer:
 
     def _idle(self, adapter_id: str) -> Adapter:
         """The live adapter, without what an unfinished pass has added to it. Raises `NotFound`."""
-        self._give_up(*[run for run in self._running.values() if run.item.adapter_id == adapter_id])
+        self._give_up_all_of(adapter_id)
         return self.adapter(adapter_id)
+
+    def _give_up_all_of(self, adapter_id: str) -> None:
+        self._give_up(*[run for run in self._running.values() if run.item.adapter_id == adapter_id])
 
     def _give_up(self, *passes: RunningPass) -> None:
         """Take back what unfinished passes have added, and forget them."""
         for run in passes:
             if run.before is not None:
-                run.before.restore()
+                run.before.restore(self.adapter(run.before.adapter_id))
             self._running = {name: other for name, other in self._running.items() if other is not run}
 
     def _to_put_back(self, running: Mapping[int, RunningPass]) -> list[Snapshot]:
@@ -248,7 +280,10 @@ class LoraTrainer:
         if len(running) == 1 and all(run.before is not None for run in running.values()):
             return []
         names = {run.item.adapter_id for run in running.values() if not run.item.forward_only}
-        return [Snapshot.of(self._adapters[name]) for name in names]
+        return [self._snapshot(name) for name in names]
+
+    def _snapshot(self, adapter_id: str) -> Snapshot:
+        return Snapshot.of(adapter_id, self.adapter(adapter_id))
 
     def _run_all(self, items: Mapping[int, CheckedItem], before: Sequence[Snapshot]) -> dict[int, Outputs]:
         """All micro-batches, or none: the gradients of `before` are put back when any fails."""
@@ -259,13 +294,13 @@ class LoraTrainer:
             outputs = collector.outputs()
         except Exception as error:
             for snapshot in before:
-                snapshot.restore()
+                snapshot.restore(self._adapters.live(snapshot.adapter_id))
             if isinstance(error, BadItem):
                 raise
             raise EngineFailure(_describe_failure(error)) from error
         for item in items.values():
             if not item.forward_only:
-                self._adapters[item.adapter_id].has_grad = True
+                self._adapters.live(item.adapter_id).has_grad = True
         return outputs
 
     def _run_row(self, row: MicroBatch, items: Mapping[int, CheckedItem], collector: Collector) -> None:
@@ -290,10 +325,10 @@ class LoraTrainer:
         tokens, positions, target_rows, targets = (
             upload(array, device) for array in (row.tokens, row.positions, row.target_rows, row.targets)
         )
-        first = self._adapters[row.spans[0].adapter_id]
+        first = self._adapters.live(row.spans[0].adapter_id)
         if isinstance(first, FullModel):
             return first.logprobs(tokens, positions, row.lengths, target_rows, targets, self._memory())
-        owners = [Owner(span.start, span.stop, self._adapters[span.adapter_id]) for span in row.spans]
+        owners = [Owner(span.start, span.stop, self._adapters.live(span.adapter_id)) for span in row.spans]
         if images and self._base.vision is not None:
             hidden = self._base.vision.hidden(tokens, row.lengths, images, owners)
         else:
@@ -337,7 +372,7 @@ class LoraTrainer:
         path = self._base.head_path
 
         def way(span: AdapterSpan) -> tuple[bool, bool] | None:
-            trained = path in self._adapters[span.adapter_id].pairs
+            trained = path in self._adapters.live(span.adapter_id).pairs
             return None if self._pieces is None else (span.single, trained)
 
         runs = [list(run) for _, run in groupby(spans, key=way)]
@@ -387,6 +422,10 @@ class LoraTrainer:
                 loss if isinstance(loss, Measured) else Measured(steady_sum(loss), {}, loss.detach())
             )
         return losses
+
+
+def _resident_limit(limits: TrainerLimits, device: torch.device) -> int | None:
+    return limits.resident_adapters or (RESIDENT_ON_GPU if device.type == "cuda" else None)
 
 
 def _images(row: MicroBatch, items: Mapping[int, CheckedItem]) -> list[tuple[SeenImage, ...]]:

@@ -132,6 +132,15 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class Residency:
+    """How many adapters are on the device and how many wait in host memory, and how often one went there."""
+
+    resident: int
+    spilled: int
+    spills: int
+
+
+@dataclass(frozen=True)
 class TrainerLimits:
     """Memory of a pass.
 
@@ -139,6 +148,8 @@ class TrainerLimits:
                       only makes others wait; on a GPU 8192, up to 32768 where the activations of so many take at
                       most 32 GiB.
     tokens_per_piece: on a CPU, tokens of a submission that are one span and one loss (`packing.Pieces`).
+    resident_adapters: adapters on the device at a time; the least recently used ones wait in host memory. None: 64 on a
+                      GPU, all on a CPU.
     logits_chunk_mib: fp32 logits computed at a time; None: 64 on a CPU, 2048 on a GPU, which wants large matmuls.
     full_models:      how many models may train all their weights at a time, at 16 bytes a parameter.
     logits_keep_mib:  log-softmax kept for the backward pass, which is computed again when it would be larger.
@@ -146,6 +157,7 @@ class TrainerLimits:
 
     tokens_per_pass: int | None = None
     tokens_per_piece: int = 1024
+    resident_adapters: int | None = None
     logits_chunk_mib: int | None = None
     logits_keep_mib: int = 1024
     full_models: int = 0

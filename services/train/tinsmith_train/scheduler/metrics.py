@@ -33,6 +33,9 @@ class SchedulerMetrics:
             registry=registry,
             buckets=(1, 2, 4, 8, 16, 32, 64),
         )
+        self.adapters = Gauge(
+            "tinsmith_train_adapters", "Adapters by where they are", ["where"], registry=registry
+        )
         self._pass_tokens = Histogram(
             "tinsmith_train_pass_tokens",
             "Tokens of one packed forward_backward",

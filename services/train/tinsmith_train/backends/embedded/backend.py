@@ -20,6 +20,7 @@ from tinsmith_train.engine.types import (
     LoraSpec,
     ModelInfo,
     PassPart,
+    Residency,
 )
 
 
@@ -86,6 +87,10 @@ class EmbeddedBackend:
     async def export_adapter(self, adapter_id: str, directory: Path) -> None:
         """See `TrainBackend`."""
         await self._call("export_adapter", adapter_id, directory)
+
+    async def residency(self) -> Residency:
+        """How many adapters are on the device, and how many in host memory."""
+        return await self._call("residency")
 
     async def _call(self, method: str, *args: Any) -> Any:
         """Run a method of the worker; what it raises, and its death, come out as `TinsmithError`."""

@@ -21,6 +21,7 @@ from tinsmith_train.engine.types import (
     LoraSpec,
     ModelInfo,
     PassPart,
+    Residency,
 )
 
 if TYPE_CHECKING:
@@ -115,3 +116,7 @@ class TrainWorker:
     def export_adapter(self, adapter_id: str, directory: Path) -> None:
         """See `TrainBackend`."""
         self._trainer.export_adapter(adapter_id, directory)
+
+    def residency(self) -> Residency:
+        """How many adapters are on the device, and how many in host memory."""
+        return self._trainer.residency
