@@ -170,6 +170,8 @@ class FakeEngine:
     running: int = 0
     cached_tokens: int = 0
 
+    capacity: int = 256
+
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...

@@ -23,6 +23,7 @@ def install_http(app: FastAPI, settings: CommonSettings, stores: Stores, registr
     app.state.registry = registry
     app.state.ready = False
     app.state.give_up = None
+    app.state.drain = None
     install_error_handlers(app)
     app.include_router(ops_router)
     app.include_router(futures_router, prefix=API_PREFIX)
