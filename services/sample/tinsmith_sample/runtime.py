@@ -75,6 +75,7 @@ class Runtime:
     async def drain(self, app: FastAPI) -> None:
         """Take no more work, finish within the grace period what runs, and hand back the rest."""
         self._draining, app.state.ready = True, False
+        self._working.replica.retire()
         grace_s = self._config.drain_grace_s
         await asyncio.gather(self._working.sampling.drain(grace_s), self._working.inference.drain(grace_s))
         await self._end_work()

@@ -1,7 +1,7 @@
 """Durable promises: submitted once, resolved once, polled by anyone who owns them."""
 
 from tinsmith_common.futures.completions import CLONE_STRIDE, Completion, CompletionBatch, completion_queue
-from tinsmith_common.futures.leases import Leases, Others
+from tinsmith_common.futures.leases import Leases, Others, Pulse
 from tinsmith_common.futures.notices import Notices, Topic
 from tinsmith_common.futures.store import FutureStore
 from tinsmith_common.futures.types import (
@@ -28,6 +28,7 @@ __all__ = [
     "Outcome",
     "PendingPromise",
     "PromiseKind",
+    "Pulse",
     "Span",
     "Submission",
     "Topic",

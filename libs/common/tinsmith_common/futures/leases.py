@@ -31,10 +31,18 @@ _RELEASED_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
-class Others:
-    """What a beat finds: how far each other holder has counted, and whether our own lease was still there."""
+class Pulse:
+    """How far a holder has counted, and how many seconds it means to take from one number to the next."""
 
-    beats: dict[str, int]
+    beats: int
+    beat_s: float
+
+
+@dataclass(frozen=True)
+class Others:
+    """What a beat finds: the other holders, and whether our own lease was still there."""
+
+    pulses: dict[str, Pulse]
     kept: bool
 
 
@@ -51,11 +59,18 @@ class Leases:
         self._service: Service = service
         self._notices = notices
 
-    async def join(self, holder: str, place: str) -> list[PendingPromise]:
-        """Become a holder. Returns the unfinished promises that are its own now: those which nobody holds, and
+    async def join(self, holder: str, place: str, beat_s: float) -> list[PendingPromise]:
+        """Become a holder, to beat every `beat_s` seconds. Returns the unfinished promises that are its own now: those which nobody holds, and
         those of earlier holders in the same `place`, which can be no more.
         """
-        row = HolderRow(id=holder, service=self._service, place=place, beats=0, started_at=datetime.now(UTC))
+        row = HolderRow(
+            id=holder,
+            service=self._service,
+            place=place,
+            beats=0,
+            beat_s=beat_s,
+            started_at=datetime.now(UTC),
+        )
         async with self._database.write() as connection:
             await self._database.lock(connection, _CLAIMS_LOCK)
             of_place = (_HOLDERS.service == self._service, _HOLDERS.place == place)
@@ -67,13 +82,13 @@ class Leases:
     async def beat(self, holder: str) -> Others:
         """Show that the holder lives, and look at the others."""
         mine = update(HolderRow).where(_HOLDERS.id == holder).values(beats=_HOLDERS.beats + 1)
-        others = select(_HOLDERS.id, _HOLDERS.beats).where(
+        others = select(_HOLDERS.id, _HOLDERS.beats, _HOLDERS.beat_s).where(
             _HOLDERS.service == self._service, _HOLDERS.id != holder
         )
         async with self._database.write() as connection:
             kept = (await connection.execute(mine)).rowcount == 1
-            beats = {row.id: row.beats for row in (await connection.execute(others)).all()}
-        return Others(beats, kept)
+            rows = (await connection.execute(others)).all()
+        return Others({row.id: Pulse(row.beats, row.beat_s) for row in rows}, kept)
 
     async def take(self, holder: str, dead: str, beats: int) -> list[PendingPromise]:
         """Take over from a holder that has not counted on from `beats`; nothing if it has, or another was first."""

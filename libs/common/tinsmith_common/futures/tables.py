@@ -40,7 +40,8 @@ class PromiseRow(SQLModel, table=True):
 
 
 class HolderRow(SQLModel, table=True):
-    """A process that carries out promises. `beats` grows for as long as it lives; `place` is where it listens."""
+    """A process that carries out promises. `beats` grows every `beat_s` seconds for as long as it lives; `place`
+    is where it listens."""
 
     __tablename__: Any = "holders"
 
@@ -48,6 +49,7 @@ class HolderRow(SQLModel, table=True):
     service: str
     place: str
     beats: int = Field(sa_column=Column(BigInteger, nullable=False))
+    beat_s: float
     started_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from tinsmith_common.futures import FutureStore, PendingPromise, Topic
+from tinsmith_common.futures import FutureStore, PendingPromise, Pulse, Topic
 from tinsmith_common.observability import get_logger
 from tinsmith_sample.services.sampling import SamplingService
 
@@ -44,13 +44,19 @@ class Replica:
         self._interval_s = timeout_s / MISSED_BEATS
         self._seen: dict[str, _Seen] = {}
         self._beats = 0
+        self._retiring = False
         self._freed = asyncio.Event()
         futures.notices.on(Topic.HOLDER, lambda _: self._freed.set())
         futures.notices.on(Topic.PROMISE, sampling.ended_elsewhere)
 
     async def join(self) -> None:
         """Take part, and take up what nobody works on, such as what a process before this one left in this place."""
-        await self._take_up(await self._leases.join(self.id, self.id.rpartition("/")[0]), "nobody")
+        place = self.id.rpartition("/")[0]
+        await self._take_up(await self._leases.join(self.id, place, self._interval_s), "nobody")
+
+    def retire(self) -> None:
+        """Take up nothing more. What is held stays held until `leave`."""
+        self._retiring = True
 
     async def run(self) -> None:
         """Beat and look after the others, until cancelled."""
@@ -78,26 +84,35 @@ class Replica:
         self._beats += 1
         if not others.kept:
             _log.warning("this replica was taken for dead: letting go of what others have taken over")
-            await self.join()
-        if not others.kept or (others.beats and not self._notices.live):
+            if not self._retiring:
+                await self.join()
+        untold = bool(others.pulses) and not self._notices.live
+        if untold or not others.kept:
             self._sampling.let_go(running - await self._leases.held(self.id))
-        await self._look_after(others.beats)
+        if not self._retiring:
+            await self._look_after(others.pulses, untold=untold)
 
-    async def _look_after(self, beats: dict[str, int]) -> None:
-        left = self._seen.keys() - beats.keys()
+    async def _look_after(self, others: dict[str, Pulse], *, untold: bool) -> None:
+        left = self._seen.keys() - others.keys()
         for name in left:
             del self._seen[name]
-        if left or self._beats % _SWEEP_BEATS == 0:
+        if left or untold or self._beats % _SWEEP_BEATS == 0:
             await self._take_free()
-        for name, count in beats.items():
-            seen = self._seen.setdefault(name, _Seen(count, -1))
-            seen.missed = seen.missed + 1 if seen.beats == count else 0
-            seen.beats = count
-            if seen.missed >= MISSED_BEATS:
+        for name, pulse in others.items():
+            if self._is_dead(name, pulse):
                 del self._seen[name]
-                await self._take_up(await self._leases.take(self.id, name, count), name)
+                await self._take_up(await self._leases.take(self.id, name, pulse.beats), name)
+
+    def _is_dead(self, name: str, pulse: Pulse) -> bool:
+        seen = self._seen.setdefault(name, _Seen(pulse.beats, -1))
+        seen.missed = seen.missed + 1 if seen.beats == pulse.beats else 0
+        seen.beats = pulse.beats
+        # Counted in beats of our own: while this process, or the store, stood still, nobody seems to be dead.
+        return seen.missed >= MISSED_BEATS and seen.missed * self._interval_s >= MISSED_BEATS * pulse.beat_s
 
     async def _take_free(self) -> None:
+        if self._retiring:
+            return
         await self._take_up(await self._leases.take_free(self.id), "a replica that left")
 
     async def _take_up(self, promises: list[PendingPromise], left_by: str) -> None:

@@ -15,6 +15,7 @@ def upgrade() -> None:
         sa.Column("service", sa.String(), nullable=False),
         sa.Column("place", sa.String(), nullable=False),
         sa.Column("beats", sa.BigInteger(), nullable=False),
+        sa.Column("beat_s", sa.Float(), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
