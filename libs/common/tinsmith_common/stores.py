@@ -44,7 +44,9 @@ class Stores:
         `registry` gets their metrics; without one they go nowhere. `holder` is the name under which this process
         holds leases on what is submitted to it, if the service may have several.
         """
-        database, of_leases = Database(settings.store_url), Database(settings.store_url, connections=1)
+        database = Database(settings.store_url)
+        # On SQLite writers of one process queue anyway, and had better do so in one queue.
+        of_leases = Database(settings.store_url, connections=1) if database.is_postgres else database
         metrics, notices = WorkMetrics(registry or CollectorRegistry()), Notices(database)
         blobs = BlobStore(settings.blob_dir)
         leases = Leases(of_leases, blobs, service, notices)

@@ -214,6 +214,7 @@ async def test_one_session_s_thousands_do_not_delay_another_s_single_sample(
         promise = (
             await service.sample(single, prompt={"chunks": [{"type": "encoded_text", "tokens": [9]}]})
         ).json()
+        await until(lambda: service.app.state.sampling._engines.waiting("tinsmith/tiny") == 997)
         fake_engine.gate.set()
         await service.result(promise["request_id"])
         turn = [spec.prompt for spec in fake_engine.asked].index((9,))

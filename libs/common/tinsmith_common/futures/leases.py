@@ -60,8 +60,10 @@ class Leases:
         self._notices = notices
 
     async def join(self, holder: str, place: str, beat_s: float) -> list[PendingPromise]:
-        """Become a holder, to beat every `beat_s` seconds. Returns the unfinished promises that are its own now: those which nobody holds, and
-        those of earlier holders in the same `place`, which can be no more.
+        """Become a holder, to beat every `beat_s` seconds.
+
+        Returns the unfinished promises that are its own now: those which nobody holds, and those of earlier holders
+        in the same `place`, which can be no more.
         """
         row = HolderRow(
             id=holder,
