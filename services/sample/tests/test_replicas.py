@@ -203,18 +203,18 @@ async def test_what_waits_for_a_place_is_handed_back_when_draining_begins(
         assert (len(engine_a.asked), len(engine_b.asked)) == (2, 4)
 
 
-async def test_one_session_s_thousands_do_not_delay_another_s_single_sample(
+async def test_one_session_s_hundreds_do_not_delay_another_s_single_sample(
     serve: Serve, fake_engine: Any
 ) -> None:
-    async with serve(fake_engine, max_running_samples=4, max_queued_samples=2000) as service:
+    async with serve(fake_engine, max_running_samples=4, max_queued_samples=500) as service:
         crowd, single = await service.session(), await service.session()
-        for seq_id in range(1000):
+        for seq_id in range(200):
             await service.sample(crowd, seq_id)
         await until(lambda: fake_engine.running == 4)
         promise = (
             await service.sample(single, prompt={"chunks": [{"type": "encoded_text", "tokens": [9]}]})
         ).json()
-        await until(lambda: service.app.state.sampling._engines.waiting("tinsmith/tiny") == 997)
+        await until(lambda: service.app.state.sampling._engines.waiting("tinsmith/tiny") == 197)
         fake_engine.gate.set()
         await service.result(promise["request_id"])
         turn = [spec.prompt for spec in fake_engine.asked].index((9,))
