@@ -2,7 +2,7 @@
 # Needs Python 3.11, git and make. PYTHON= names the interpreter; PORT= moves the gateway.
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-train help setup demo serve test test-unit test-pants pants-resolves lint format proto lock clean migration compatibility test-cookbook bench-load conformance fuzz
+.PHONY: bench bench-load bench-parity bench-sample bench-train clean compatibility conformance demo format fuzz help lint lock migration pants-resolves proto serve setup soak test test-cookbook test-pants test-unit
 MAKEFLAGS += --no-print-directory
 # Without cached bytecode every process compiles torch, ray and SGLang again: some 20 s of CPU per start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -60,11 +60,15 @@ proto: setup  ## generate the protobuf code again from its .proto file
 bench-train: setup  ## the engine against Hugging Face + PEFT: tokens/s, TFLOP/s, memory, tenants, lengths
 	@$(RUN) -m benchmarks.train $(ARGS)
 
+bench-parity: setup  ## how far logprobs and gradients are from fp32, beside Hugging Face + PEFT
+	@$(RUN) -m benchmarks.parity $(ARGS)
+
 migration: setup  ## write the next migration from what changed in the tables (NAME="what it does")
 	@$(RUN) -m tools.migration "$(NAME)" && $(RUN) -m ruff format --quiet libs/common/tinsmith_common/migrations
 
-bench: setup  ## the engine against torch + peft, then small calls through the whole stack
+bench: setup  ## the engine and the train service against torch + peft, then small calls through the whole stack
 	@$(RUN) -m benchmarks.engine
+	@OMP_WAIT_POLICY=PASSIVE $(RUN) -m benchmarks.service
 	@$(RUN) -m tinsmith_local run -- $(CURDIR)/$(RUN) -m benchmarks.latency
 
 compatibility: setup  ## try every supported SDK version; writes docs/compatibility.md (CHECK=1 compares instead)
@@ -72,6 +76,12 @@ compatibility: setup  ## try every supported SDK version; writes docs/compatibil
 
 bench-load: setup  ## 2,000 samples at once, cleartext and HTTPS; writes benchmarks/results/ (SAMPLES=)
 	@$(RUN) -m benchmarks.load $(if $(SAMPLES),--samples $(SAMPLES))
+
+bench-sample: setup  ## the sample service against SGLang's own engine: tokens/s, added latency, adapters (ARGS=)
+	@$(RUN) -m benchmarks.sample $(ARGS)
+
+soak: setup  ## 20 minutes of samples, cancellations, new weights and crashes: nothing lost, memory flat (ARGS=)
+	@$(RUN) -m benchmarks.soak $(ARGS)
 
 lock:  ## resolve locks/*.txt again from the pyproject files (UPGRADE=1 for the newest versions)
 	@python=$$(tools/find-python) && "$$python" -m tools.lock $(if $(UPGRADE),--upgrade)

@@ -219,7 +219,8 @@ def ceiling() -> float:
 def cases(shape: str, options: argparse.Namespace) -> list[Case]:
     """What is run for a shape: theirs and ours in turn, then ours with more tenants and other lengths."""
     tokens = options.tokens or (65536 if torch.cuda.is_available() else 2048)
-    one = [Case(shape, backend, tokens, "mixed") for backend in ("peft", "tinsmith")]
+    backends = ("tinsmith",) if options.without_peft else ("peft", "tinsmith")
+    one = [Case(shape, backend, tokens, "mixed") for backend in backends]
     many = [Case(shape, "tinsmith", tokens, "mixed", n, mixed_ranks=True) for n in options.tenants if n > 1]
     lengths = [Case(shape, "tinsmith", max(tokens, int(size)), size) for size in options.lengths]
     return one + many + lengths
@@ -259,6 +260,7 @@ def main() -> None:
     parser.add_argument(
         "--lengths", nargs="*", default=[], help="equal lengths to run too, such as 1024 32768"
     )
+    parser.add_argument("--without-peft", action="store_true", help="ours alone, with no ratio")
     parser.add_argument("--out", type=Path, help="file of the rows [benchmarks/results/DATE-HOST-train.json]")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()

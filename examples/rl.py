@@ -85,6 +85,7 @@ async def reinforce(service: tinker.ServiceClient, config: RlConfig) -> Outcome:
         await train(trainer, datums, config)
         sampler = await trainer.save_weights_and_get_sampling_client()
         curve.append(Point(iteration, mean_reward(groups)))
+        report(trainer, curve[-1])
         progress.step(iteration, f"mean reward {curve[-1].value:.3f}   {len(datums)} answers to learn from")
 
     after = await roll_out(sampler, renderer, held_out, config)
@@ -158,6 +159,17 @@ async def train(trainer: tinker.TrainingClient, datums: list[tinker.Datum], conf
     step = trainer.optim_step(adam(config))
     await gradients
     await step
+
+
+def report(trainer: tinker.TrainingClient, point: Point) -> None:
+    """Tell the server the mean reward, for the curve on its page at /ui."""
+    if telemetry := trainer.get_telemetry():
+        figures: dict[str, object] = {
+            "model_id": trainer.model_id,
+            "step": point.step,
+            "reward": point.value,
+        }
+        telemetry.log("tinsmith/metrics", figures)
 
 
 def adam(config: RlConfig) -> tinker.AdamParams:

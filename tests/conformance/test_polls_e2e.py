@@ -66,7 +66,8 @@ def test_an_operation_of_more_than_40_s_is_polled_until_it_is_done(
     assert answer.json() == {
         "type": "try_again",
         "request_id": f"{model_id}:{missing + 1}",
-        "queue_state": "active",
+        "queue_state": "paused_capacity",
+        "queue_state_reason": f"it waits for seq_id {missing} of this model, which has not arrived",
     }
     # A poll that is not held makes a hot loop, and one of more than 40 s a time-out: bounds of the protocol.
     assert 20 < held_s < 40

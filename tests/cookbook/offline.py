@@ -106,10 +106,10 @@ class OfflineDataset:
 
 DATASETS = (
     OfflineDataset("HuggingFaceH4/no_robots", boxed_conversation, ("train", "test"), rows=512),
-    OfflineDataset("openai/gsm8k", gsm8k, ("train", "test"), config="main", rows=6),
+    OfflineDataset("openai/gsm8k", gsm8k, ("train", "test"), config="main", rows=24),
     OfflineDataset("Anthropic/hh-rlhf", hh_rlhf, ("train", "test"), rows=32),
-    OfflineDataset("zwhe99/DeepMath-103K", deepmath),
-    OfflineDataset("allenai/tulu-3-sft-mixture", boxed_conversation),
+    OfflineDataset("zwhe99/DeepMath-103K", deepmath, rows=256),
+    OfflineDataset("allenai/tulu-3-sft-mixture", boxed_conversation, rows=256),
     OfflineDataset("open-thoughts/OpenThoughts3-1.2M", openthoughts),
     OfflineDataset("tangqiaoyu/ToolAlpaca", toolalpaca),
 )

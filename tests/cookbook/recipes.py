@@ -105,7 +105,7 @@ RECIPES = (
     ),
     Recipe(
         "rl_loop", _R + "rl_loop", "reinforcement", 3, "reward/total",
-        ("batch_size=2", "group_size=16", "max_steps=3", "max_tokens=12", "save_every=2", "learning_rate=0.0005"),
+        ("batch_size=8", "group_size=16", "max_steps=3", "max_tokens=12", "save_every=2", "learning_rate=0.0005"),
         data="openai/gsm8k", takes_renderer=False, starts_warm=True, extra=True,
     ),
     Recipe(
@@ -125,16 +125,16 @@ RECIPES = (
         extra=True,
     ),
     Recipe(
-        "on_policy_distillation", _R + "distillation.on_policy_distillation", "distillation", 4, "teacher_kl",
-        ("dataset=deepmath", "teacher_model={model}", "teacher_checkpoint={sampler}", "groups_per_batch=8",
-         "group_size=2", "max_tokens=12", "max_steps=4", "learning_rate=0.002", "eval_every=0", "save_every=2"),
+        "on_policy_distillation", _R + "distillation.on_policy_distillation", "distillation", 6, "teacher_kl",
+        ("dataset=deepmath", "teacher_model={model}", "teacher_checkpoint={sampler}", "groups_per_batch=32",
+         "group_size=2", "max_tokens=12", "max_steps=6", "learning_rate=0.002", "eval_every=0", "save_every=2"),
         data="zwhe99/DeepMath-103K",
     ),
     Recipe(
-        "on_policy_multi_teacher", _R + "distillation.on_policy_multi_teacher", "distillation", 3, "teacher_kl",
+        "on_policy_multi_teacher", _R + "distillation.on_policy_multi_teacher", "distillation", 6, "teacher_kl",
         ("deepmath_teacher_model={model}", "deepmath_teacher_checkpoint={sampler}", "tulu3_teacher_model={model}",
-         "tulu3_teacher_checkpoint={sampler}", "deepmath_groups_per_batch=4", "tulu3_groups_per_batch=4",
-         "group_size=2", "max_tokens=12", "max_steps=3", "learning_rate=0.002", "eval_every=0"),
+         "tulu3_teacher_checkpoint={sampler}", "deepmath_groups_per_batch=16", "tulu3_groups_per_batch=16",
+         "group_size=2", "max_tokens=12", "max_steps=6", "learning_rate=0.002", "eval_every=0"),
         data="zwhe99/DeepMath-103K, allenai/tulu-3-sft-mixture",
     ),
     Recipe(

@@ -36,6 +36,10 @@ ROUTES = [
     ("POST", "/api/v1/asampleX", {}, "train"),
     ("POST", "/oai/api/v1/chat/completions", {}, "sample"),
     ("POST", "/anthropic/api/v1/messages", {}, "sample"),
+    ("GET", "/api/v1/ui/sampling", {}, "sample"),
+    ("GET", "/api/v1/ui/training", {}, "train"),
+    ("GET", "/ui", {}, "train"),
+    ("GET", "/ui/app.js", {}, "train"),
     ("POST", "/api/v1/client/config", {}, "train"),
     ("POST", "/api/v1/forward_backward", {}, "train"),
     ("DELETE", "/api/v1/training_runs/a:train:0/checkpoints/weights/one", {}, "train"),
@@ -51,7 +55,7 @@ def test_a_request_reaches_its_service_with_its_path_unchanged(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/v2/asample", "/oaiX", "/anthropicX", "/metrics", "/readyz"]
+    "path", ["/", "/api", "/api/v2/asample", "/oaiX", "/anthropicX", "/metrics", "/readyz", "/uiX"]
 )
 def test_a_path_outside_the_api_is_404(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == httpx.codes.NOT_FOUND

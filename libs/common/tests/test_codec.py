@@ -17,6 +17,7 @@ from tinker.types.forward_backward_request import ForwardBackwardRequest
 from tinsmith_common.errors import InvalidInput
 from tinsmith_common.wire import tinsmith_wire_pb2 as pb
 from tinsmith_common.wire.codec import (
+    WireImage,
     WireSpan,
     decode_forward_backward,
     encode_forward_backward_output,
@@ -160,11 +161,32 @@ def test_a_shape_that_no_array_can_have_is_refused(shape: list[int], sparse: boo
         decode_forward_backward(message)
 
 
-def test_an_image_is_refused_by_name() -> None:
+@pytest.mark.parametrize(
+    ("chunk", "wrong"),
+    [
+        (pb.Chunk(image=pb.ImageChunk(data=b"", format="png")), "kind image needs its expected_tokens"),
+        (pb.Chunk(image=pb.ImageChunk(expected_tokens=2**30, format="png")), "expected_tokens"),
+        (pb.Chunk(image=pb.ImageChunk(expected_tokens=2, format="gif")), "png or jpeg"),
+        (pb.Chunk(dmel=pb.DmelChunk()), "kind dmel"),
+    ],
+)
+def test_an_input_that_is_no_sound_image_is_refused_by_name(chunk: pb.Chunk, wrong: str) -> None:
     message = broken()
-    message.data[0].model_input.append(pb.Chunk(image=pb.ImageChunk(data=b"", format="png")))
-    with pytest.raises(InvalidInput, match="kind image"):
+    message.data[0].model_input.append(chunk)
+    with pytest.raises(InvalidInput, match=wrong):
         decode_forward_backward(message)
+
+
+def test_images_lie_between_the_tokens_and_take_as_many_as_expected() -> None:
+    image = tinker.types.ImageChunk(data=b"file", format="png", expected_tokens=3)
+    text = tinker.EncodedTextChunk(tokens=[5, 6])
+    shown = tinker.Datum(
+        model_input=tinker.ModelInput(chunks=[text, image, text, image]),
+        loss_fn_inputs={"target_tokens": tinker.TensorData.from_torch(torch.arange(10))},
+    )
+    (found,) = decode_forward_backward(parse_forward_backward(sdk_body(shown)).message).datums
+    assert found.tokens.tolist() == [5, 6, 0, 0, 0, 5, 6, 0, 0, 0]
+    assert found.images == (WireImage(2, 3, b"file", "png"), WireImage(7, 3, b"file", "png"))
 
 
 @settings(max_examples=200, deadline=None)

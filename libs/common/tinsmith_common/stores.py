@@ -17,6 +17,7 @@ from tinsmith_common.futures.notices import Notices
 from tinsmith_common.futures.types import Service
 from tinsmith_common.secret_file import SecretFile
 from tinsmith_common.settings import CommonSettings
+from tinsmith_common.watch import RecentFailures, ReplicaReports, RunHistory
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Stores:
     catalog: Catalog
     checkpoints: CheckpointStore
     authenticator: Authenticator
+    history: RunHistory
+    replicas: ReplicaReports
+    failures: RecentFailures
 
     @classmethod
     def build(
@@ -57,6 +61,9 @@ class Stores:
             catalog=Catalog(database),
             checkpoints=CheckpointStore(settings.checkpoint_dir),
             authenticator=_authenticator(settings, database),
+            history=RunHistory(database),
+            replicas=ReplicaReports(database),
+            failures=RecentFailures(database, service),
         )
 
     async def open(self) -> None:

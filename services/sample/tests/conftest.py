@@ -26,7 +26,15 @@ from tinsmith_common.futures import PROTOBUF
 from tinsmith_common.settings import TINY_MODEL, locate_model
 from tinsmith_sample.api import create_app
 from tinsmith_sample.config import SamplingConfig
-from tinsmith_sample.engines.base import Adapter, Completion, Piece, SampleResult, SampleSpec, SamplingEngine
+from tinsmith_sample.engines.base import (
+    Adapter,
+    Completion,
+    Piece,
+    ResidentAdapter,
+    SampleResult,
+    SampleSpec,
+    SamplingEngine,
+)
 from tinsmith_sample.engines.sglang import EngineConfig, SGLangEngine
 
 CONTEXT = 256
@@ -182,6 +190,9 @@ class FakeEngine:
     def stats(self) -> Mapping[str, float]:
         return {"adapters": 0.0}
 
+    def residents(self) -> Sequence[ResidentAdapter]:
+        return [ResidentAdapter(f"{MODEL}:train:0/sampler_weights/one@1.2", "v1", True, 1)]
+
     async def sample(self, spec: SampleSpec, adapter: Adapter | None = None) -> SampleResult:
         self.asked.append(spec)
         self.adapters.append(adapter)
@@ -295,7 +306,11 @@ async def _serve(folder: Path, engine: SamplingEngine, **settings: Any) -> Async
 @pytest.fixture
 def serve(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Service]]:
     """Starts services on the same stores: one after the other, or on different ports at the same time."""
-    return lambda engine, **settings: _serve(tmp_path, engine, **settings)
+
+    def start(engine: SamplingEngine, **settings: Any) -> AbstractAsyncContextManager[Service]:
+        return _serve(tmp_path, engine, **settings)
+
+    return start
 
 
 @pytest.fixture

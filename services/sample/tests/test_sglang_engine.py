@@ -1,6 +1,7 @@
 """The real SGLang engine against Hugging Face and peft, and its behaviour under faults."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -342,3 +343,16 @@ async def test_a_model_that_cannot_be_loaded_is_an_engine_failure(tmp_path: Path
     with pytest.raises(EngineFailure, match="ended while starting"):
         await engine.start()
     await engine.stop()
+
+
+async def test_the_time_of_the_first_token_is_told_and_not_that_of_the_last(engine: SGLangEngine) -> None:
+    begun_at = time.time()
+    long = asyncio.create_task(engine.sample(SampleSpec(_prompt(20, 91), max_tokens=200, stops=NEVER)))
+    short = asyncio.create_task(engine.sample(SampleSpec(_prompt(20, 92), max_tokens=2, stops=NEVER)))
+    await short
+    short_ended_at, long_went_on = time.time(), not long.done()
+    first_token_at = (await long).first_token_at
+    assert long_went_on
+    assert first_token_at is not None
+    # The long one came first, so its first token is there when the whole of the short one is.
+    assert begun_at < first_token_at < short_ended_at

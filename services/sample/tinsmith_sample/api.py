@@ -19,7 +19,7 @@ from tinsmith_common.observability import configure_logging
 from tinsmith_common.stores import Stores
 from tinsmith_sample.config import SamplingConfig
 from tinsmith_sample.engines.base import SamplingEngine
-from tinsmith_sample.metrics import InferenceMetrics, SampleMetrics
+from tinsmith_sample.metrics import InferenceMetrics, SampleMetrics, TokenMetrics
 from tinsmith_sample.routers import api_router, inference_router
 from tinsmith_sample.runtime import Runtime, Working, build_engines
 from tinsmith_sample.services.adapters import AdapterLocator
@@ -32,6 +32,7 @@ from tinsmith_sample.services.inference.vocabulary import Vocabularies
 from tinsmith_sample.services.replica import Replica, new_replica_id
 from tinsmith_sample.services.sampling import QueueLimits, SamplingService
 from tinsmith_sample.services.sessions import SamplingSessions
+from tinsmith_sample.services.watching import ReplicaReporter, WatchService
 
 
 def create_app(
@@ -47,7 +48,10 @@ def create_app(
     holder = new_replica_id(config.sampling_host, config.sampling_port)
     stores = Stores.build(config, "sample", registry, holder)
     engines = Engines(build_engines(config) if engines is None else engines, config.max_running_samples)
-    metrics = SampleMetrics(registry, lambda: {name: engine.stats() for name, engine in engines.items()})
+    tokens = TokenMetrics(registry)
+    metrics = SampleMetrics(
+        registry, lambda: {name: engine.stats() for name, engine in engines.items()}, tokens
+    )
     sessions = SamplingSessions(stores.catalog, frozenset(engines))
     adapters = AdapterLocator(stores.catalog, stores.checkpoints)
     sampling = SamplingService(
@@ -59,7 +63,7 @@ def create_app(
         QueueLimits(config.max_queued_samples, int(config.max_queued_mib * 2**20)),
     )
     inference = Inference(
-        engines, stores.catalog.usage, InferenceMetrics(registry), config.max_queued_samples
+        engines, stores.catalog.usage, InferenceMetrics(registry, tokens), config.max_queued_samples
     )
     app = FastAPI(
         title="Tinsmith sample service", lifespan=_lifespan, redirect_slashes=False, responses=PROBLEMS
@@ -78,6 +82,9 @@ def create_app(
     replica = Replica(stores.futures, sampling, config.replica_timeout_s)
     app.state.runtime = runtime = Runtime(config, engines, Working(sampling, inference, replica))
     app.state.drain = lambda: _drain(app, runtime, stores)
+    app.state.describe_wait = sampling.describe_wait
+    app.state.watching = WatchService(stores)
+    app.state.reporter = ReplicaReporter(stores, engines, registry, lambda: app.state.ready)
     return app
 
 
@@ -85,15 +92,18 @@ def create_app(
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     stores: Stores = app.state.stores
     runtime: Runtime = app.state.runtime
+    reporter: ReplicaReporter = app.state.reporter
     try:
         try:
             await stores.open()
             await runtime.start(app)
+            reporter.start()
         except TinsmithError as error:
             give_up(app, error)
         yield
     finally:
         app.state.ready = False
+        await reporter.stop()
         await runtime.stop()
         await stores.close()
 

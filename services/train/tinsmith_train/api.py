@@ -20,6 +20,7 @@ from tinsmith_common.stores import Stores
 from tinsmith_train.config import TrainingConfig
 from tinsmith_train.routers import api_router
 from tinsmith_train.runtime import Runtime
+from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.services.container import Services
 
 
@@ -29,14 +30,16 @@ def create_app(config: TrainingConfig | None = None) -> FastAPI:
     configure_logging(config.kgateway_log_level, json_lines=config.log_json)
     registry = CollectorRegistry()
     stores = Stores.build(config, "train", registry)
-    services = Services.build(config, stores)
+    metrics = SchedulerMetrics(registry)
+    services = Services.build(config, stores, metrics)
     app = FastAPI(
         title="Tinsmith train service", lifespan=_lifespan, redirect_slashes=False, responses=PROBLEMS
     )
     install_http(app, config, stores, registry)
     app.include_router(api_router(), prefix=API_PREFIX)
     app.state.services = services
-    app.state.runtime = Runtime(config, stores, services, registry)
+    app.state.describe_wait = services.registry.describe_wait
+    app.state.runtime = Runtime(config, stores, services, metrics)
     return app
 
 

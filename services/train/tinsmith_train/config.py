@@ -35,11 +35,24 @@ class TrainingConfig(CommonSettings):
     tokens_per_pass: int | None = Field(
         default=None,
         ge=128,
-        description="tokens packed into one row; default: 8192, more for a small model on a GPU",
+        description="tokens packed into one row; default: 1024 on a CPU, 8192 and more on a GPU",
     )
-    tokens_per_cycle: int = Field(
-        default=32_768, ge=128, description="tokens taken from all lanes before any lane is looked at again"
+    full_fine_tune_models: int = Field(
+        default=0,
+        ge=0,
+        description="models of a base that may train all weights (rank 0) at a time, 16 bytes a parameter each",
     )
+    tokens_per_cycle: int | None = Field(
+        default=None,
+        ge=128,
+        description="tokens that run together before anybody's turn is looked at again; default: one row",
+    )
+    max_queued_operations_per_model: int = Field(default=1024, ge=1)
+    max_queued_operations_per_account: int = Field(default=4096, ge=1)
+    max_queued_operations_per_service: int = Field(default=16_384, ge=1)
+    max_queued_tokens_per_model: int = Field(default=8 * 2**20, ge=1)
+    max_queued_tokens_per_account: int = Field(default=16 * 2**20, ge=1)
+    max_queued_tokens_per_service: int = Field(default=64 * 2**20, ge=1)
     lane_gap_s: float = Field(
         default=600.0, gt=0, description="without an arrival, until a missing operation's turn is given up"
     )
@@ -50,6 +63,7 @@ class TrainingConfig(CommonSettings):
     )
     maintenance_interval_s: float = Field(default=30.0, gt=0)
     trace_retention_s: float = Field(default=7 * 86400.0, ge=600, description="of what trace exports show")
+    history_retention_s: float = Field(default=30 * 86400.0, ge=600, description="of the curves of runs")
     token_prices: dict[str, TokenPrices] = Field(
         default_factory=dict[str, TokenPrices], description="by base model, or * for all others"
     )

@@ -6,7 +6,6 @@ from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 
 import ray
-from prometheus_client import CollectorRegistry
 
 from tinsmith_common.errors import EngineFailure
 from tinsmith_common.observability import get_logger
@@ -15,9 +14,9 @@ from tinsmith_common.stores import Stores
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.backends.embedded import EmbeddedBackend, EmbeddedConfig
 from tinsmith_train.config import TrainingConfig
-from tinsmith_train.engine.types import TrainerLimits
+from tinsmith_train.engine.types import ModelInfo, TrainerLimits
 from tinsmith_train.scheduler.metrics import SchedulerMetrics
-from tinsmith_train.scheduler.scheduler import Scheduler
+from tinsmith_train.scheduler.scheduler import Pace, Scheduler
 from tinsmith_train.services.container import Services
 from tinsmith_train.services.failures import RESTARTED
 from tinsmith_train.services.registry import BaseModel
@@ -29,12 +28,12 @@ class Runtime:
     """Owns one backend and one scheduler per base model."""
 
     def __init__(
-        self, config: TrainingConfig, stores: Stores, services: Services, registry: CollectorRegistry
+        self, config: TrainingConfig, stores: Stores, services: Services, metrics: SchedulerMetrics
     ) -> None:
         self._config = config
         self._stores = stores
         self._services = services
-        self._metrics = SchedulerMetrics(registry)
+        self._metrics = metrics
         self._backends: list[TrainBackend] = []
         self._schedulers: list[Scheduler] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -48,6 +47,7 @@ class Runtime:
             bases[model.name] = await self._load(model)
         self._services.registry.bases = bases
         self._tasks.append(asyncio.create_task(self._maintain()))
+        self._tasks.append(asyncio.create_task(self._services.history.run()))
 
     async def stop(self) -> None:
         """Stop scheduling, end what still waits, free the workers."""
@@ -57,6 +57,7 @@ class Runtime:
         await self._services.traces.stop()
         for scheduler in self._schedulers:
             await scheduler.fail_waiting(EngineFailure("the train service is shutting down"))
+        await self._services.history.stop()
         for backend in self._backends:
             await backend.stop()
 
@@ -71,7 +72,9 @@ class Runtime:
                 dtype=config.train_dtype,
                 threads=config.train_threads,
                 max_context_length=model.max_context_length,
-                limits=TrainerLimits(tokens_per_pass=config.tokens_per_pass),
+                limits=TrainerLimits(
+                    tokens_per_pass=config.tokens_per_pass, full_models=config.full_fine_tune_models
+                ),
             )
         )
         self._backends.append(backend)
@@ -80,8 +83,7 @@ class Runtime:
             backend,
             self._stores.futures,
             self._metrics,
-            config.tokens_per_cycle,
-            config.lane_gap_s,
+            _pace(config, info),
             self._services.failures.models_lost,
         )
         self._schedulers.append(scheduler)
@@ -106,9 +108,17 @@ class Runtime:
                 await self._stores.futures.expire(timedelta(seconds=config.future_retention_s))
                 oldest = datetime.now(UTC) - timedelta(seconds=config.trace_retention_s)
                 await self._stores.futures.spans.expire(oldest)
+                await self._stores.history.expire(
+                    datetime.now(UTC) - timedelta(seconds=config.history_retention_s)
+                )
                 await self._services.traces.delete_old()
             except Exception:
                 _log.exception("maintenance failed; trying again at its next turn")
+
+
+def _pace(config: TrainingConfig, info: ModelInfo) -> Pace:
+    cycle_tokens = config.tokens_per_cycle or info.row_tokens
+    return Pace(min(cycle_tokens, info.row_tokens), cycle_tokens, config.lane_gap_s)
 
 
 def _connect_ray(config: TrainingConfig) -> None:

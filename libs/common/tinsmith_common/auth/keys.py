@@ -26,6 +26,11 @@ class Principal:
     key_id: int = CONFIGURED_KEY
     expires_at: int | None = None
 
+    @property
+    def is_operator(self) -> bool:
+        """Whether it came with the configured key, whose holder runs the services and may watch all of them."""
+        return self.key_id == CONFIGURED_KEY
+
 
 def new_key() -> str:
     """A key that nobody can guess: 256 random bits."""

@@ -103,6 +103,10 @@ class Runs(Repository[RunRecord]):
         in_project = select(sessions.id).where(sessions.project_id == project_id)
         return await self.page(offset, limit, where, self._column("session_id").in_(in_project))
 
+    async def newest(self, owner: str | None, limit: int) -> Page[RunRecord]:
+        """The owner's newest runs, or with None everybody's."""
+        return await self.page(0, limit, *([] if owner is None else [self._column("owner") == owner]))
+
     async def of_session(self, session_id: str) -> tuple[RunRecord, ...]:
         """The runs of one session, oldest first."""
         return await self.select(self._column("session_id") == session_id)

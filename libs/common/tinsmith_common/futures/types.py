@@ -45,6 +45,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class QueueState:
+    """Whether unfinished work goes on or waits, and for what, in words for the client's user."""
+
+    state: Literal["active", "paused_capacity", "paused_rate_limit"] = "active"
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Submission:
     """The promise given for a request. `created` is False when the same request came before."""
 

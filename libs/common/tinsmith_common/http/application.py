@@ -9,6 +9,7 @@ from tinsmith_common.http.errors import install_error_handlers
 from tinsmith_common.http.futures_router import futures_router
 from tinsmith_common.http.ops_router import ops_router
 from tinsmith_common.http.request_context import RequestContext
+from tinsmith_common.http.ui_router import ui_router
 from tinsmith_common.observability import HttpMetrics, get_logger
 from tinsmith_common.settings import DEFAULT_API_KEY, CommonSettings
 from tinsmith_common.stores import Stores
@@ -24,8 +25,10 @@ def install_http(app: FastAPI, settings: CommonSettings, stores: Stores, registr
     app.state.ready = False
     app.state.give_up = None
     app.state.drain = None
+    app.state.describe_wait = None
     install_error_handlers(app)
     app.include_router(ops_router)
+    app.include_router(ui_router())
     app.include_router(futures_router, prefix=API_PREFIX)
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
     # Added last, so outermost: an answer of the body limit is logged and counted too.

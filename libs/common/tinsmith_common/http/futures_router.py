@@ -1,11 +1,12 @@
 """`retrieve_future` and `retrieve_futures`, mounted by both services on the same store."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 
-from tinsmith_common.futures import Completion, completion_queue
+from tinsmith_common.futures import Completion, QueueState, completion_queue
 from tinsmith_common.http.dependencies import Caller, SharedSettings, SharedStores
 from tinsmith_common.http.legacy import negotiate
 from tinsmith_common.http.openapi import POLL_ANSWERS
@@ -38,7 +39,7 @@ async def retrieve_future(
     """
     outcome = await stores.futures.wait(body.request_id, caller.owner, settings.long_poll_s)
     if outcome is None:
-        return _try_again(body.request_id, ready=request.app.state.ready)
+        return _try_again(body.request_id, _queue_state(request, body.request_id))
     if outcome.error is not None:
         # A failed operation is a 200: the SDK would poll a 5xx for ever.
         return JSONResponse(FailedFuture(error=outcome.error, category=outcome.category).model_dump())
@@ -61,11 +62,17 @@ async def retrieve_futures(
     return RetrieveFuturesResponse(completions=list(map(_to_wire, batch.completions)), cursor=batch.cursor)
 
 
-def _try_again(request_id: str, *, ready: bool) -> Response:
-    again = TryAgain(request_id=request_id)
-    if not ready:
+def _queue_state(request: Request, request_id: str) -> QueueState:
+    """What the work waits for: the engine, or what the service's `describe_wait` tells."""
+    if not request.app.state.ready:
         reason = "the engine is starting; the request is kept and runs as soon as it is up"
-        again = TryAgain(request_id=request_id, queue_state="paused_capacity", queue_state_reason=reason)
+        return QueueState("paused_capacity", reason)
+    describe: Callable[[str], QueueState | None] | None = request.app.state.describe_wait
+    return (describe(request_id) if describe else None) or QueueState()
+
+
+def _try_again(request_id: str, queue: QueueState) -> Response:
+    again = TryAgain(request_id=request_id, queue_state=queue.state, queue_state_reason=queue.reason)
     return JSONResponse(again.model_dump(exclude_none=True))
 
 

@@ -19,6 +19,8 @@ Array = FloatArray | IntArray
 _MAX_DENSE_ELEMENTS = 2**27
 """A tensor names its shape freely; this bounds what a sparse one is allowed to unfold to (512 MiB of float32)."""
 
+_MAX_IMAGE_TOKENS = 2**17
+
 
 @dataclass(frozen=True)
 class WireSpan:
@@ -33,13 +35,24 @@ class WireSpan:
 
 
 @dataclass(frozen=True)
+class WireImage:
+    """An image file of `format` in place of the tokens `[start, start + tokens)`, whose ids are 0."""
+
+    start: int
+    tokens: int
+    data: bytes
+    format: str
+
+
+@dataclass(frozen=True)
 class WireDatum:
-    """One decoded datum: token ids int64 `[N]`, the named loss inputs, densified, and the provenance of both."""
+    """One decoded datum: token ids int64 `[N]`, the named loss inputs, densified, provenance of both, and images."""
 
     tokens: IntArray
     loss_fn_inputs: Mapping[str, Array]
     model_input_spans: tuple[WireSpan, ...] = ()
     loss_fn_input_spans: tuple[WireSpan, ...] = ()
+    images: tuple[WireImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,9 +98,9 @@ def decode_forward_backward(message: pb.ForwardBackwardRequest) -> WireForwardBa
             name: _decode_tensor(tensor, f"datum {index}: {name}")
             for name, tensor in datum.loss_fn_inputs.items()
         }
-        tokens = _decode_tokens(datum.model_input, f"datum {index}")
+        tokens, images = _decode_chunks(datum.model_input, f"datum {index}")
         spans = _decode_spans(datum.model_input_spans), _decode_spans(datum.loss_fn_input_spans)
-        datums.append(WireDatum(tokens, inputs, *spans))
+        datums.append(WireDatum(tokens, inputs, *spans, images))
     return WireForwardBackward(
         model_id=message.model_id,
         seq_id=message.seq_id,
@@ -158,16 +171,33 @@ def _decode_config(message: pb.ForwardBackwardRequest) -> dict[str, float | str]
     return config
 
 
-def _decode_tokens(chunks: Sequence[pb.Chunk], where: str) -> IntArray:
+def _decode_chunks(chunks: Sequence[pb.Chunk], where: str) -> tuple[IntArray, tuple[WireImage, ...]]:
     parts: list[IntArray] = []
+    images: list[WireImage] = []
     for chunk in chunks:
-        kind = chunk.WhichOneof("chunk")
-        if kind != "encoded_text":
-            raise InvalidInput(
-                f"{where}: model input of kind {kind} is not supported by this model; send tokens"
-            )
-        parts.append(_from_bytes(chunk.encoded_text.tokens, "<i4", f"{where}: tokens").astype(np.int64))
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        match kind := chunk.WhichOneof("chunk"):
+            case "encoded_text":
+                tokens = _from_bytes(chunk.encoded_text.tokens, "<i4", f"{where}: tokens").astype(np.int64)
+            case "image":
+                images.append(_decode_image(chunk.image, sum(map(len, parts)), where))
+                tokens = np.zeros(images[-1].tokens, np.int64)
+            case _:
+                raise InvalidInput(
+                    f"{where}: model input of kind {kind} is not supported by this model; send tokens"
+                )
+        parts.append(tokens)
+    return (np.concatenate(parts) if parts else np.zeros(0, np.int64)), tuple(images)
+
+
+def _decode_image(image: pb.ImageChunk, start: int, where: str) -> WireImage:
+    if not 0 < image.expected_tokens <= _MAX_IMAGE_TOKENS:
+        raise InvalidInput(
+            f"{where}: model input of kind image needs its expected_tokens, 1 to {_MAX_IMAGE_TOKENS}: it has "
+            f"{image.expected_tokens}"
+        )
+    if image.format not in ("png", "jpeg"):
+        raise InvalidInput(f"{where}: the image's format is {image.format[:20]!r}: send png or jpeg")
+    return WireImage(start, image.expected_tokens, image.data, image.format)
 
 
 def _decode_spans(spans: Sequence[pb.ProvenanceSpan]) -> tuple[WireSpan, ...]:

@@ -33,7 +33,7 @@ class TrainingRun(WireModel):
     base_model: str
     model_owner: str
     is_lora: bool = True
-    lora_rank: int
+    lora_rank: int | None
     corrupted: bool = False
     last_request_time: datetime
     last_checkpoint: Checkpoint | None = None

@@ -54,7 +54,7 @@ class ServerCapabilities(WireModel):
 
 
 class TelemetryRequest(WireModel):
-    """A batch of client events; only counted."""
+    """A batch of client events. Only figures that the client reports of its runs are kept."""
 
     events: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
     session_id: str = ""

@@ -10,9 +10,9 @@ MAX_SEQ_ID = 2**31 - 1
 
 
 class LoraConfig(WireModel):
-    """Shape of the adapter."""
+    """Shape of the adapter. Rank 0 is no adapter: all weights train."""
 
-    rank: int = Field(default=32, ge=1)
+    rank: int = Field(default=32, ge=0)
     seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
     train_unembed: bool = True
     train_mlp: bool = True
@@ -68,7 +68,7 @@ class GetInfoResponse(WireModel):
     model_id: str
     model_data: ModelData
     is_lora: bool = True
-    lora_rank: int
+    lora_rank: int | None
     model_name: str
     optimizer_config: OptimizerConfig = OptimizerConfig()
     type: Literal["get_info"] = "get_info"

@@ -118,7 +118,7 @@ class WeightsInfoResponse(WireModel):
 
     base_model: str
     is_lora: bool = True
-    lora_rank: int
+    lora_rank: int | None
     train_unembed: bool
     train_mlp: bool
     train_attn: bool

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from tinsmith_common.errors import TinsmithError
-from tinsmith_sample.engines.base import Adapter
+from tinsmith_sample.engines.base import Adapter, ResidentAdapter
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +45,13 @@ class AdapterCache:
 
     def __len__(self) -> int:
         return len(self._residents)
+
+    def residents(self) -> tuple[ResidentAdapter, ...]:
+        """What is held or being loaded, the one that was used longest ago first."""
+        return tuple(
+            ResidentAdapter(key, held.name, held.loaded.done(), held.users)
+            for key, held in self._residents.items()
+        )
 
     def forget(self) -> None:
         """The engine was replaced and holds nothing."""

@@ -105,7 +105,8 @@ class PromptAlternatives:
 class SampleResult:
     """Answer to a `SampleSpec`; `cached_tokens` of the prompt were not computed anew.
 
-    `targets`: a logprob for each of the spec's, in their order.
+    `targets`: a logprob for each of the spec's, in their order. `first_token_at`: when the first token of any
+    completion was computed, in seconds since 1970; None where the engine does not tell.
     """
 
     completions: tuple[Completion, ...]
@@ -113,6 +114,7 @@ class SampleResult:
     cached_tokens: int = 0
     targets: FloatArray | None = None
     alternatives: PromptAlternatives | None = None
+    first_token_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,16 @@ class Adapter:
     folder: Path
     line: str | None = None
     cache_namespace: str | None = None
+
+
+@dataclass(frozen=True)
+class ResidentAdapter:
+    """An adapter that the engine holds, or is loading: its `name` there, and how many requests use it now."""
+
+    key: str
+    name: str
+    loaded: bool
+    users: int
 
 
 @dataclass(frozen=True)
@@ -178,6 +190,10 @@ class SamplingEngine(Protocol):
 
     def stats(self) -> Mapping[str, float]:
         """Figures for monitoring."""
+        ...
+
+    def residents(self) -> Sequence[ResidentAdapter]:
+        """What the engine holds, the one that was used longest ago first."""
         ...
 
     async def sample(self, spec: SampleSpec, adapter: Adapter | None = None) -> SampleResult:

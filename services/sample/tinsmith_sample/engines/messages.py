@@ -92,7 +92,7 @@ class Abort(msgspec.Struct, tag=True, frozen=True):
 
 class Generated(msgspec.Struct, tag=True, frozen=True):
     """Answer to `Generate`. Top lists hold (token, logprob) pairs per position, best first; `prompt_scores` the
-    position's targets, then its draws.
+    position's targets, then its draws. `first_token_at` is in seconds since 1970.
 
     `prompt_logprobs`, `prompt_top` and `prompt_scores` cover the last positions of the prompt, as many as they are
     long.
@@ -107,6 +107,7 @@ class Generated(msgspec.Struct, tag=True, frozen=True):
     prompt_logprobs: list[float | None] | None = None
     prompt_top: list[list[tuple[int, float]] | None] | None = None
     prompt_scores: list[list[tuple[int, float]]] | None = None
+    first_token_at: float | None = None
 
 
 class Load(msgspec.Struct, tag=True, frozen=True):

@@ -58,7 +58,7 @@ class EngineProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 # Ctrl-C is for the service, which then hangs up.
                 start_new_session=True,
-                env=os.environ | _environment(launch.device, threads),
+                env=os.environ | engine_environment(launch.device, threads),
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         writer.write(messages.frame(launch))
@@ -196,7 +196,8 @@ class EngineProcess:
             answer.set_exception(failure)
 
 
-def _environment(device: str, threads: int | None) -> dict[str, str]:
+def engine_environment(device: str, threads: int | None) -> dict[str, str]:
+    """What a process must have set before it imports torch and SGLang."""
     default_threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2)
     # SGLang looks for a GPU in many places; where the CPU is asked for, none may find one.
     no_gpu = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}

@@ -19,6 +19,7 @@ from tinsmith_sample.engines.base import (
     EngineLimits,
     EngineLost,
     Piece,
+    ResidentAdapter,
     SampleResult,
     SampleSpec,
 )
@@ -126,6 +127,10 @@ class SGLangEngine:
             "adapters_stuck": self._adapters.stuck,
         }
 
+    def residents(self) -> Sequence[ResidentAdapter]:
+        """The resident adapters, the one that was used longest ago first."""
+        return self._adapters.residents()
+
     async def sample(self, spec: SampleSpec, adapter: Adapter | None = None) -> SampleResult:
         """Sample as asked. Cancelling the call aborts its requests in the engine."""
         process = await self._running()
@@ -176,6 +181,7 @@ class SGLangEngine:
             cached_tokens=answers[0].cached_tokens,
             targets=prompts.target_scores(answers[0], spec),
             alternatives=prompts.alternatives(answers[0], spec),
+            first_token_at=min((at for answer in answers if (at := answer.first_token_at)), default=None),
         )
 
     def _orders(
@@ -216,7 +222,7 @@ class SGLangEngine:
         self._adapters.forget()
         self._load = None
         process, ready = await EngineProcess.launch(
-            self._launch_order(), threads=self.config.threads, timeout_s=self.config.start_timeout_s
+            launch_order(self.config), threads=self.config.threads, timeout_s=self.config.start_timeout_s
         )
         self._limits = EngineLimits(
             vocab_size=ready.vocab_size,
@@ -226,23 +232,6 @@ class SGLangEngine:
         )
         self._process = process
         return process
-
-    def _launch_order(self) -> messages.Launch:
-        args: dict[str, Any] = {
-            "enable_lora": True,
-            "max_lora_rank": self.config.max_lora_rank,
-            "lora_target_modules": sorted(TARGET_MODULES),
-            "max_loras_per_batch": self.config.adapters_per_batch,
-            "enable_deterministic_inference": True,  # without it SGLang ignores seeds
-            "incremental_streaming_output": True,  # each part of a stream holds what is new, not the whole again
-            "sleep_on_idle": True,  # without it the scheduler spins on a whole core between requests
-        }
-        return messages.Launch(
-            model_path=self.config.model_path,
-            device=self.config.device,
-            context_length=self.config.context_length,
-            engine_args=args | dict(self.config.engine_args),
-        )
 
     async def _load_adapter(self, name: str, adapter: Adapter) -> None:
         await asyncio.to_thread(check_adapter, adapter.folder, self.config.max_lora_rank)
@@ -258,6 +247,25 @@ class SGLangEngine:
         if self._process is None:
             raise EngineLost("the engine is not running")
         return self._process
+
+
+def launch_order(config: EngineConfig) -> messages.Launch:
+    """How the engine process of `config` is told to build its engine."""
+    args: dict[str, Any] = {
+        "enable_lora": True,
+        "max_lora_rank": config.max_lora_rank,
+        "lora_target_modules": sorted(TARGET_MODULES),
+        "max_loras_per_batch": config.adapters_per_batch,
+        "enable_deterministic_inference": True,  # without it SGLang ignores seeds
+        "incremental_streaming_output": True,  # each part of a stream holds what is new, not the whole again
+        "sleep_on_idle": True,  # without it the scheduler spins on a whole core between requests
+    }
+    return messages.Launch(
+        model_path=config.model_path,
+        device=config.device,
+        context_length=config.context_length,
+        engine_args=args | dict(config.engine_args),
+    )
 
 
 async def _all_or_none(

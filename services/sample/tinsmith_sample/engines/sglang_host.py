@@ -15,11 +15,12 @@ from tinsmith_sample.engines.lifetime import die_with
 if __name__ == "__main__":
     die_with(int(sys.argv[2]))  # before the imports below, which take seconds
 
-from tinsmith_sample.engines import sglang_cpu, sglang_scores
+from tinsmith_sample.engines import sglang_cpu, sglang_scores, sglang_times
 
 # Also executed in every worker that SGLang spawns, before it imports SGLang.
 sglang_cpu.install()
 sglang_scores.install()
+sglang_times.install()
 
 import asyncio  # noqa: E402
 import os  # noqa: E402
@@ -75,6 +76,11 @@ def engine_args(launch: messages.Launch) -> dict[str, Any]:
     return common | defaults | launch.engine_args
 
 
+def build_engine(kind: Any, launch: messages.Launch) -> Any:
+    """SGLang's `Engine`, or a subclass of it, with its workers."""
+    return kind(**engine_args(launch))
+
+
 class Host:
     """Carries out orders on one engine, each in a task of its own."""
 
@@ -121,6 +127,8 @@ class Host:
             self._say(messages.Failed(id=order.id, message="the engine took too long"))
         except Exception as error:
             self._say(messages.Failed(id=order.id, message=str(error) or type(error).__name__))
+        finally:
+            self._manager.first_tokens.pop(str(order.id), None)
 
     async def _result(self, order: messages.Work) -> messages.Reply:
         match order:
@@ -193,6 +201,7 @@ class Host:
             logprobs=[value for value, *_ in meta["output_token_logprobs"][:kept]],
             stopped=stopped,
             cached_tokens=meta.get("cached_tokens", 0),
+            first_token_at=self._manager.first_tokens.get(str(order.id)),
             **self._extras(order, meta, kept),
         )
 
@@ -286,10 +295,7 @@ def main() -> None:
     """Build the engine as told, then serve until the service hangs up."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.register_at_fork(after_in_child=connection.close)
-    launch = _launch_from(connection)
-    from sglang.srt.entrypoints.engine import Engine
-
-    engine = Engine(**engine_args(launch))
+    engine = build_engine(sglang_times.timed_engine(), _launch_from(connection))
     try:
         engine.loop.run_until_complete(_serve(engine, connection))
     finally:

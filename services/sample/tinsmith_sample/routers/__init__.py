@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from tinsmith_sample.routers import anthropic, legacy, openai, sampling, sessions
+from tinsmith_sample.routers import anthropic, legacy, openai, sampling, sessions, watching
 
 
 def api_router() -> APIRouter:
@@ -11,6 +11,7 @@ def api_router() -> APIRouter:
     router.include_router(sessions.router)
     router.include_router(sampling.router)
     router.include_router(legacy.router)
+    router.include_router(watching.router)
     return router
 
 

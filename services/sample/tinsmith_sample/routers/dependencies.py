@@ -8,6 +8,7 @@ from tinsmith_sample.services.direct import DirectSampling
 from tinsmith_sample.services.inference.container import InferenceServices
 from tinsmith_sample.services.sampling import SamplingService
 from tinsmith_sample.services.sessions import SamplingSessions
+from tinsmith_sample.services.watching import WatchService
 
 
 async def get_sessions(request: Request) -> SamplingSessions:
@@ -30,6 +31,11 @@ def get_direct(request: Request) -> DirectSampling:
     return cast(DirectSampling, request.app.state.direct)
 
 
+async def get_watching(request: Request) -> WatchService:
+    """What the page at `/ui` reads."""
+    return cast(WatchService, request.app.state.watching)
+
+
 async def get_body(request: Request) -> bytes:
     """The raw body."""
     return await request.body()
@@ -39,4 +45,5 @@ SessionsDep = Annotated[SamplingSessions, Depends(get_sessions)]
 DirectDep = Annotated[DirectSampling, Depends(get_direct)]
 SamplingDep = Annotated[SamplingService, Depends(get_sampling)]
 InferenceDep = Annotated[InferenceServices, Depends(get_inference)]
+WatchingDep = Annotated[WatchService, Depends(get_watching)]
 Body = Annotated[bytes, Depends(get_body)]

@@ -16,11 +16,12 @@ from tinsmith_common.futures import (
     FutureStore,
     PendingPromise,
     PromiseKind,
+    QueueState,
     Work,
     completion_queue,
 )
 from tinsmith_common.http.errors import describe_validation
-from tinsmith_common.observability import get_logger
+from tinsmith_common.observability import get_logger, received_at
 from tinsmith_common.wire.futures import Promise
 from tinsmith_common.wire.sampling import SampleRequest
 from tinsmith_sample.engines.base import Adapter, EngineLost, SampleResult, SampleSpec, SamplingEngine
@@ -125,6 +126,13 @@ class SamplingService:
         self._metrics.cancelled.inc()
         self._drop(request_id)
 
+    def describe_wait(self, request_id: str) -> QueueState | None:
+        """What a sample of this replica waits for, if it has to."""
+        item = self._running.get(request_id)
+        if item is None or item.admitted:
+            return None
+        return QueueState("paused_capacity", "the engine is full; sampling sessions have their turns")
+
     def ended_elsewhere(self, request_id: str) -> None:
         """Another process has ended this promise: it was cancelled there, or finished."""
         self._drop(request_id)
@@ -186,7 +194,7 @@ class SamplingService:
 
     async def _run(self, request_id: str, owner: str, request: SampleRequest) -> None:
         """Carry out one request and end its promise, whatever happens (except being stopped)."""
-        start, model = time.perf_counter(), "unknown"
+        start, arrived_at, model = time.perf_counter(), received_at(), "unknown"
         try:
             session = await self._sessions.get(owner, request.sampling_session_id)
             model = session.base_model
@@ -203,8 +211,7 @@ class SamplingService:
         else:
             payload = to_wire(result, spec, request.target_prompt_logprobs)
             await self._futures.resolve(request_id, payload, PROTOBUF, queue=_queue(request_id), work=work)
-            self._metrics.finished.labels(model, "done").inc()
-            self._metrics.tokens.labels(model).inc(sum(len(item.tokens) for item in result.completions))
+            self._metrics.done(model, spec, result, arrived_at)
         self._metrics.seconds.labels(model).observe(time.perf_counter() - start)
 
     async def _sample(

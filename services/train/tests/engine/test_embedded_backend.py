@@ -11,7 +11,7 @@ import ray
 from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.backends.embedded import EmbeddedBackend, EmbeddedConfig
-from tinsmith_train.engine.types import AdamParams, ForwardBackward, ForwardBackwardResult, LoraSpec
+from tinsmith_train.engine.types import AdamParams, ForwardBackward, ForwardBackwardResult, LoraSpec, PassPart
 
 from .conftest import VOCAB, MakeDatum, MakeModel, MakeTrainer
 
@@ -52,11 +52,14 @@ async def test_it_trains_saves_and_exports_as_the_engine_in_this_process_does(
     good = ForwardBackward("a", (make_datum(0, 9),), "cross_entropy")
     bad = ForwardBackward("a", (make_datum(0, 9),), "nonsense")
 
-    first, second = await backend.forward_backward([bad, good])
+    first, second = await backend.forward_backward([PassPart.whole("m:1", bad), PassPart.whole("m:2", good)])
     metrics = await backend.optim_step("a", AdamParams(1e-2))
     await backend.save_state("a", tmp_path)
 
     assert isinstance(first, InvalidInput)
+    assert backend.clock.started_at is not None
+    assert backend.clock.ended_at is not None
+    assert backend.clock.started_at < backend.clock.ended_at
     (expected,) = local.forward_backward([good])
     assert isinstance(second, ForwardBackwardResult)
     assert isinstance(expected, ForwardBackwardResult)
@@ -85,9 +88,9 @@ async def test_a_dead_worker_is_an_engine_failure_and_start_gives_a_new_one(
     item = ForwardBackward("a", (make_datum(0, 9),), "cross_entropy")
     ray.kill(backend.actor)
     with pytest.raises(EngineFailure, match=r"worker of 'test/base' died"):
-        await backend.forward_backward([item])
+        await backend.forward_backward([PassPart.whole("m:1", item)])
     await backend.start()
-    (answer,) = await backend.forward_backward([item])
+    (answer,) = await backend.forward_backward([PassPart.whole("m:1", item)])
     assert isinstance(answer, NotFound)
 
 

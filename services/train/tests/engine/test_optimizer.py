@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tinsmith_common.errors import EngineFailure
+from tinsmith_train.engine import optimizer as optimizer_module
 from tinsmith_train.engine.optimizer import adamw_step
 from tinsmith_train.engine.types import AdamParams
 
@@ -17,10 +18,17 @@ STEPS = (
 )
 
 
+@pytest.fixture(params=["_apply", "_apply_in_one_pass"])
+def apply(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to apply a step; torch has the kernel of GPUs for CPUs too."""
+    monkeypatch.setattr(optimizer_module, "_apply", getattr(optimizer_module, request.param))
+
+
 def zeros() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(50), torch.zeros(50)
 
 
+@pytest.mark.usefixtures("apply")
 def test_steps_equal_torch_adamw_with_changing_parameters_and_clipping() -> None:
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(50, generator=generator)
@@ -62,3 +70,11 @@ def test_a_gradient_that_is_not_finite_is_refused_and_changes_nothing(bad: float
         adamw_step(weights, grad, exp_avg, exp_avg_sq, 1, AdamParams(0.1))
     assert torch.equal(weights, torch.ones(50))
     assert not exp_avg.any()
+
+
+@pytest.mark.usefixtures("apply")
+def test_a_step_counts_as_a_change_of_the_weights() -> None:
+    weights, grad = torch.randn(50), torch.randn(50)
+    before = weights._version
+    adamw_step(weights, grad, *zeros(), 1, AdamParams(1e-2))
+    assert weights._version > before, "copies of the weights in low precision would not be made again"

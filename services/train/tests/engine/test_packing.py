@@ -35,6 +35,11 @@ def test_rows_stay_in_the_budget_and_a_long_sequence_gets_its_own() -> None:
     assert [(part.first, part.last) for row in rows for part in row.parts] == [(0, 2), (2, 3), (3, 4), (4, 5)]
 
 
+def test_rows_are_as_few_as_can_be_and_then_as_even_as_can_be() -> None:
+    rows = pack({0: item("a", *[2] * 9)}, token_budget=16)
+    assert [sum(row.lengths) for row in rows] == [10, 8]
+
+
 def test_soft_targets_repeat_the_row_that_predicts_them() -> None:
     (row,) = pack({0: item("a", 1), 1: item("a", 2, k=2)}, token_budget=100)
     assert row.target_rows.tolist() == [0, 1, 1, 2, 2]
@@ -45,3 +50,8 @@ def test_forward_only_submissions_never_share_a_row_with_training_ones() -> None
     looking = replace(item("a", 2), forward_only=True)
     rows = pack({0: item("a", 3), 1: looking}, token_budget=100)
     assert sorted((row.forward_only, row.lengths) for row in rows) == [(False, (3,)), (True, (2,))]
+
+
+def test_what_fits_into_a_row_is_not_split_whatever_comes_before_it() -> None:
+    rows = pack({0: item("a", 3), 1: item("b", 3, 2), 2: item("c", 4, 4)}, token_budget=6)
+    assert [row.lengths for row in rows] == [(3,), (3, 2), (4,), (4,)]

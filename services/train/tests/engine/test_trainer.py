@@ -1,6 +1,7 @@
 """Batches of many tenants, accumulation, and what a bad or broken submission leaves behind."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,30 +175,53 @@ def test_a_loss_that_is_not_finite_is_that_items_error_and_leaves_no_gradient(
     assert_same_gradient(grad(trainer, "a"), before + grad(reference, "a"))
 
 
-def test_a_run_that_breaks_down_puts_all_gradients_back(
-    make_trainer: MakeTrainer, make_datum: MakeDatum, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Breaks in the second of three rows, when the first one's gradient has been added already."""
-    trainer = make_trainer(limits=TrainerLimits(tokens_per_pass=9), a=SMALL, b=LARGE)
-    run(trainer, submit("a", make_datum(5, 6)))
-    before = grad(trainer, "a")
-    calls: list[int] = []
+def break_down_on(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    """A row with a sequence of this length runs out of memory: there is too little to spend in a test."""
     from tinsmith_train.engine import trainer as module
 
-    original = module.target_logprobs
+    original = module.pack
+    broken: list[int] = []
 
-    def breaks_on_second_call(*args: object) -> Tensor:
-        calls.append(1)
-        if len(calls) == 2:
+    def pack(*args: Any) -> Any:
+        rows = original(*args)
+        broken[:] = [id(row) for row in rows if length in row.lengths]
+        return rows
+
+    run_row = LoraTrainer._run_row  # pyright: ignore[reportPrivateUsage]
+
+    def breaks(self: LoraTrainer, row: Any, *args: Any) -> None:
+        if id(row) in broken:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(*args)  # type: ignore[arg-type]
+        run_row(self, row, *args)
 
-    monkeypatch.setattr(module, "target_logprobs", breaks_on_second_call)
+    monkeypatch.setattr(module, "pack", pack)
+    monkeypatch.setattr(LoraTrainer, "_run_row", breaks)
+
+
+def test_a_run_that_breaks_down_puts_its_gradient_back(
+    make_trainer: MakeTrainer, make_datum: MakeDatum, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks in the second of two rows, when the first one's gradient has been added already."""
+    trainer = make_trainer(limits=TrainerLimits(tokens_per_pass=9), a=SMALL)
+    run(trainer, submit("a", make_datum(5, 6)))
+    before = grad(trainer, "a")
+    break_down_on(monkeypatch, 8)
     with pytest.raises(EngineFailure, match="out of memory"):
-        trainer.forward_backward(
-            [submit("b", make_datum(0, 9)), submit("a", make_datum(1, 9), make_datum(2, 9))]
-        )
+        trainer.forward_backward([submit("a", make_datum(1, 9), make_datum(2, 8))])
     assert torch.equal(grad(trainer, "a"), before)
+
+
+def test_what_breaks_down_does_not_reach_what_shares_its_batch(
+    make_trainer: MakeTrainer, make_datum: MakeDatum, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, alone = make_trainer(a=SMALL, b=LARGE), make_trainer(a=SMALL, b=LARGE)
+    (expected,) = run(alone, submit("a", make_datum(1, 9)))
+    break_down_on(monkeypatch, 8)
+    broken, fine = trainer.forward_backward([submit("b", make_datum(2, 8)), submit("a", make_datum(1, 9))])
+    assert isinstance(broken, EngineFailure)
+    assert isinstance(fine, ForwardBackwardResult)
+    assert np.array_equal(fine.logprobs[0], expected.logprobs[0])
+    assert torch.equal(grad(trainer, "a"), grad(alone, "a"))
     assert not grad(trainer, "b").any()
 
 

@@ -110,7 +110,7 @@ def test_bad_adam_parameters_are_refused(bad: AdamParams) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        LoraSpec(0),
+        LoraSpec(-1),
         LoraSpec(8, alpha=0.0),
         LoraSpec(8, train_attn=False, train_mlp=False, train_unembed=False),
     ],

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tinsmith_common.catalog import CheckpointRecord, SessionRecord
 from tinsmith_common.errors import InvalidInput
 from tinsmith_common.stores import Stores
 from tinsmith_common.wire.search import SearchSessionsRequest
 from tinsmith_train.config import TrainingConfig
+from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.container import Services
@@ -130,7 +132,9 @@ async def test_the_audit_log_tells_what_happened_to_a_checkpoint(
 
 
 async def test_moving_a_session_is_noted_with_where_it_was(tmp_path: Path, stores: Stores) -> None:
-    services = Services.build(TrainingConfig(metadata_dir=tmp_path), stores)
+    services = Services.build(
+        TrainingConfig(metadata_dir=tmp_path), stores, SchedulerMetrics(CollectorRegistry())
+    )
     await add(stores, replace(PLAIN, project_id="apples"))
     await services.sessions.assign_project("ann", "plain", "pears")
     (entry,) = (await services.audit.of_day("ann", "projects", None)).entries

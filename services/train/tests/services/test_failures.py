@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tinsmith_common.catalog import RunRecord, SamplingSessionRecord
 from tinsmith_common.errors import Category, EngineFailure
@@ -13,6 +14,7 @@ from tinsmith_common.stores import Stores
 from tinsmith_common.wire.search import SearchSessionsRequest
 from tinsmith_common.wire.sessions import CreateSessionRequest, FinishSessionRequest
 from tinsmith_train.config import TrainingConfig
+from tinsmith_train.scheduler.metrics import SchedulerMetrics
 from tinsmith_train.services.container import Services
 
 NOW = datetime.now(UTC)
@@ -21,7 +23,9 @@ SILENT_FOR = timedelta(0)
 
 @pytest.fixture
 def services(tmp_path: Path, stores: Stores) -> Services:
-    return Services.build(TrainingConfig(metadata_dir=tmp_path), stores)
+    return Services.build(
+        TrainingConfig(metadata_dir=tmp_path), stores, SchedulerMetrics(CollectorRegistry())
+    )
 
 
 async def new_session(services: Services) -> str:

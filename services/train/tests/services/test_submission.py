@@ -8,14 +8,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tinsmith_common.catalog import CheckpointRecord, RunRecord, SessionRecord
-from tinsmith_common.errors import InvalidInput, PromiseLost
+from tinsmith_common.errors import InvalidInput, Overloaded, PromiseLost
 from tinsmith_common.futures import PromiseKind
 from tinsmith_common.stores import Stores
 from tinsmith_common.wire.training import CreateModelRequest
 from tinsmith_train.engine.types import ModelInfo
+from tinsmith_train.scheduler.admission import Admission, Bound, Bounds
 from tinsmith_train.scheduler.metrics import SchedulerMetrics
-from tinsmith_train.scheduler.operations import Pass
-from tinsmith_train.scheduler.scheduler import Scheduler
+from tinsmith_train.scheduler.operations import Pass, Task
+from tinsmith_train.scheduler.scheduler import Pace, Scheduler
 from tinsmith_train.services.audit import AuditLog
 from tinsmith_train.services.checkpoints import CheckpointService
 from tinsmith_train.services.models import ModelService
@@ -27,8 +28,15 @@ NO_BACKEND: Any = None  # what is refused never reaches one
 
 
 def registry_of(stores: Stores) -> ModelRegistry:
-    scheduler = Scheduler(NO_BACKEND, stores.futures, SchedulerMetrics(CollectorRegistry()), 1000)
+    scheduler = Scheduler(
+        NO_BACKEND, stores.futures, SchedulerMetrics(CollectorRegistry()), Pace(1000, 1000, 600)
+    )
     return ModelRegistry({"base": BaseModel("base", "base", ModelInfo("A", 10, 10, 1), scheduler)})
+
+
+def admission(operations: int = 10) -> Admission:
+    bound = Bound(operations, 1000)
+    return Admission(Bounds(bound, bound, bound), SchedulerMetrics(CollectorRegistry()))
 
 
 @pytest.mark.parametrize(("error", "category"), [(InvalidInput("bad"), "user"), (ValueError("oh"), "server")])
@@ -44,7 +52,7 @@ async def test_a_body_that_cannot_be_read_ends_its_promise_in_its_turn(
     def build() -> Any:
         raise error
 
-    submissions = Submissions(registry, stores.futures, stores.catalog)
+    submissions = Submissions(registry, stores.futures, stores.catalog, admission())
     request_id = await submissions.submit("ann", "s:train:0", 0, PromiseKind.OPTIM_STEP, build)
     outcome = await stores.futures.wait(request_id, "ann", 10)
     running.cancel()
@@ -78,7 +86,7 @@ def never() -> Pass:
 async def test_nobody_can_use_up_the_numbers_of_anothers_model(
     stores: Stores, saved: CheckpointRecord
 ) -> None:
-    submissions = Submissions(ModelRegistry(), stores.futures, stores.catalog)
+    submissions = Submissions(ModelRegistry(), stores.futures, stores.catalog, admission())
 
     async def submit(owner: str) -> str:
         return await submissions.submit(owner, saved.run_id, 1, PromiseKind.OPTIM_STEP, never)
@@ -90,3 +98,24 @@ async def test_nobody_can_use_up_the_numbers_of_anothers_model(
     with pytest.raises(PromiseLost):
         await stores.futures.wait(f"{saved.run_id}:1", "bob", 0)
     assert await submit("ann") == f"{saved.run_id}:1"
+
+
+async def test_over_the_bound_nothing_is_recorded_and_what_is_known_is_answered_again(stores: Stores) -> None:
+    """A 429 must leave no promise behind: the client sends the same `seq_id` again, and it has to run then."""
+    registry = registry_of(stores)
+    registry.add(RunRecord("s:train:0", "s", "ann", "base", 8, 32.0, True, True, True, NOW, NOW))
+    registry.bases["base"].scheduler.open_lane("s:train:0")
+    submissions = Submissions(registry, stores.futures, stores.catalog, admission(2))
+
+    async def submit(seq_id: int) -> str:
+        kind = PromiseKind.OPTIM_STEP
+        return await submissions.submit("ann", "s:train:0", seq_id, kind, lambda: Task(NO_BACKEND))
+
+    for seq_id in (0, 1):
+        await submit(seq_id)
+    with pytest.raises(Overloaded, match="2 operations"):
+        await submit(2)
+    assert len(await stores.futures.pending()) == 2
+    assert await submit(1) == "s:train:0:1"
+    await registry.bases["base"].scheduler.fail_waiting(InvalidInput("over"))
+    assert await submit(2) == "s:train:0:2"

@@ -6,16 +6,17 @@ backend's workers can write and read.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from tinsmith_common.errors import EngineFailure, TinsmithError
 from tinsmith_train.engine.types import (
     AdamParams,
-    ForwardBackward,
     ForwardBackwardResult,
     LoraSpec,
     ModelInfo,
+    PassPart,
 )
 
 
@@ -23,8 +24,30 @@ class WorkerLost(EngineFailure):
     """The process that held the model died, and every adapter in its memory with it. `start` begins anew."""
 
 
+class EngineClock:
+    """When the engine worked on what it was asked since the last `reset`, as its own process says; UTC."""
+
+    def __init__(self) -> None:
+        self.started_at: datetime | None = None
+        self.ended_at: datetime | None = None
+
+    def reset(self) -> None:
+        """Forget."""
+        self.started_at = self.ended_at = None
+
+    def note(self, started_at: datetime, ended_at: datetime) -> None:
+        """Take up one call: the first one's start and the last one's end are kept."""
+        self.started_at = self.started_at or started_at
+        self.ended_at = ended_at
+
+
 class TrainBackend(Protocol):
     """One base model, loaded, with LoRA slots."""
+
+    @property
+    def clock(self) -> EngineClock:
+        """Told of every call that went well."""
+        ...
 
     async def start(self) -> ModelInfo:
         """Load the base model. Raises `EngineFailure` with what to change when it cannot."""
@@ -43,13 +66,15 @@ class TrainBackend(Protocol):
         ...
 
     async def forward_backward(
-        self, batch: Sequence[ForwardBackward]
-    ) -> Sequence[ForwardBackwardResult | TinsmithError]:
-        """Run all items as one packed batch; gradients add to each adapter's accumulator.
+        self, parts: Sequence[PassPart]
+    ) -> Sequence[ForwardBackwardResult | TinsmithError | None]:
+        """Run one part of each pass, all as one packed batch; gradients add to each adapter's accumulator.
 
-        Answers one entry per item, in order. A bad item (unknown loss, missing or mis-shaped input,
-        token outside the vocabulary, NaN) yields its error and leaves the others and its own
-        accumulated gradient untouched.
+        Answers one entry per part, in order: None while its pass goes on. A bad pass (unknown loss, missing or
+        mis-shaped input, token outside the vocabulary, NaN) yields its error with its first part, or when it
+        shows, and leaves the others untouched and its own accumulated gradient as before its first part. A
+        pass of several parts shares no call with another of its adapter, and is given up, its gradient taken
+        back, by any other use of its adapter before its last part.
         """
         ...
 

@@ -15,6 +15,7 @@ from tinsmith_common.errors import InvalidInput
 from tinsmith_train.engine.optimizer import adamw_step
 from tinsmith_train.engine.types import AdamParams, LoraSpec
 
+WEIGHTS_FILE = "adapter_model.safetensors"
 Group = Literal["attn", "mlp", "unembed"]
 
 
@@ -83,17 +84,14 @@ class Adapter:
     pairs:    the same weights by module path.
     step:     optimizer steps taken.
     has_grad: whether anything was accumulated since the last step.
+    weights_file: of a checkpoint.
     """
 
     def __init__(self, spec: LoraSpec, targets: Sequence[LoraTarget], device: torch.device) -> None:
         self.spec = spec
         self.targets = wanted_targets(targets, spec)
-        size = sum(sum(target.sizes(spec.rank)) for target in self.targets)
-        self.weights, self.grad, self.exp_avg, self.exp_avg_sq = (
-            torch.zeros(size, dtype=torch.float32, device=device) for _ in range(4)
-        )
-        self.step = 0
-        self.has_grad = False
+        self.weights_file = WEIGHTS_FILE
+        self._allocate(sum(sum(target.sizes(spec.rank)) for target in self.targets), device)
         self.pairs = self._make_pairs()
         self._init_weights()
 
@@ -113,6 +111,14 @@ class Adapter:
             offset += a + b
         return views
 
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views into one of the flat buffers, by PEFT's tensor names."""
+        return {
+            f"base_model.model.{path}.lora_{side}.weight": tensor
+            for path, pair in self.views(flat).items()
+            for side, tensor in zip("AB", pair, strict=True)
+        }
+
     def optim_step(self, params: AdamParams) -> dict[str, float]:
         """One AdamW step with the accumulated gradient, which is cleared. Returns metrics."""
         try:
@@ -127,6 +133,13 @@ class Adapter:
     def clear_grad(self) -> None:
         """Forget the accumulated gradient."""
         self.grad.zero_()
+        self.has_grad = False
+
+    def _allocate(self, size: int, device: torch.device) -> None:
+        self.weights, self.grad, self.exp_avg, self.exp_avg_sq = (
+            torch.zeros(size, dtype=torch.float32, device=device) for _ in range(4)
+        )
+        self.step = 0
         self.has_grad = False
 
     def _make_pairs(self) -> dict[str, LoraPair]:

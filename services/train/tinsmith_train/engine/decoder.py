@@ -52,11 +52,18 @@ class ModuleDecoder:
         self, tokens: Tensor, positions: Tensor, lengths: tuple[int, ...], owners: Sequence[Owner]
     ) -> Tensor:
         """See `Decoder`."""
-        packed = PackedRow.of(lengths, tokens.device)
+        return self._run(lengths, owners, input_ids=tokens[None], position_ids=positions[None])
+
+    def hidden_of(
+        self, embedded: Tensor, positions: Tensor, lengths: tuple[int, ...], owners: Sequence[Owner]
+    ) -> Tensor:
+        """The same from embeddings `[T, hidden]` and positions int64 `[3, T]`."""
+        return self._run(lengths, owners, inputs_embeds=embedded[None], position_ids=positions[:, None])
+
+    def _run(self, lengths: tuple[int, ...], owners: Sequence[Owner], **inputs: Tensor) -> Tensor:
+        packed = PackedRow.of(lengths, inputs["position_ids"].device)
         with self._table.active({path: spans_of(path, owners) for path in self._paths}):
-            output: Any = self._module(
-                input_ids=tokens[None], position_ids=positions[None], use_cache=False, packed=packed
-            )
+            output: Any = self._module(**inputs, use_cache=False, packed=packed)
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 

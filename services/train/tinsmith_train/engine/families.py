@@ -23,6 +23,7 @@ class Family:
     frozen:         linear layers that no adapter trains.
     logit_factor, logit_divisor, logit_softcap: options of the configuration: logits are multiplied, divided by them,
                     and `cap * tanh(logits / cap)`.
+    images:         whether images can stand among the tokens (see `vision`).
     refused:        options that change the result in a way the engine would not follow, and their harmless value.
     """
 
@@ -36,6 +37,7 @@ class Family:
     logit_factor: str | None = None
     logit_divisor: str | None = None
     logit_softcap: str | None = None
+    images: bool = False
     refused: Mapping[str, Any] | None = None
 
 
@@ -67,6 +69,7 @@ FAMILIES: Mapping[str, Family] = {
         Family("olmoe", experts="mlp.experts"),
         Family("phi3", attn=("self_attn.qkv_proj", "self_attn.o_proj"), mlp=_FUSED_GATE),
         Family("qwen2"),
+        Family("qwen2_5_vl", decoder="model.language_model", images=True),
         Family(
             "qwen2_moe",
             mlp=(*Family("").mlp, *_SHARED_EXPERT),

@@ -196,11 +196,11 @@ def _log_softmax(
     """fp32 `[rows, vocab]`, the spans' `scale x A^T`, and the slope of the logits' map."""
     logits = F.linear(rows, head.weight, head.bias)
     downs = add_deltas(logits, rows, chunk.bounds, chunk.factors(factors))
-    logits, slope = _mapped(logits, head.map)
+    logits, slope = mapped_logits(logits, head.map)
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32), downs, slope
 
 
-def _mapped(logits: Tensor, change: LogitMap) -> tuple[Tensor, Tensor | float]:
+def mapped_logits(logits: Tensor, change: LogitMap) -> tuple[Tensor, Tensor | float]:
     """The model's own change of its logits, and its derivative; with a cap both are fp32."""
     if change.softcap is None:
         return (logits, 1.0) if change.scale == 1.0 else (logits * change.scale, change.scale)

@@ -5,18 +5,21 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tinsmith_common.errors import EngineFailure
 from tinsmith_train.engine.adapters import Group, LoraTarget
 from tinsmith_train.engine.attention import PACKED_ATTENTION, register_packed_attention
 from tinsmith_train.engine.decoder import Decoder, ModuleDecoder
 from tinsmith_train.engine.experts import LoraExperts
-from tinsmith_train.engine.families import Family, check_options, family_of, logit_map
+from tinsmith_train.engine.families import FAMILIES, Family, check_options, family_of, logit_map
 from tinsmith_train.engine.fused import weights as fused_weights
 from tinsmith_train.engine.logprobs import Head
 from tinsmith_train.engine.lora import LoraLinear, SpanTable
 from tinsmith_train.engine.types import ModelInfo
+from tinsmith_train.engine.vision import Vision
+from tinsmith_train.engine.whole import WholeModel
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "bfloat16"]
@@ -27,6 +30,8 @@ class BaseModel:
     """A frozen model whose linear layers are ready to carry deltas.
 
     decoder: token ids and positions -> hidden states.
+    vision:  what turns images into embeddings, of a model that takes any.
+    whole:   what a full fine-tune copies.
     name:    what the model is called to users and in exported adapters.
     """
 
@@ -37,6 +42,8 @@ class BaseModel:
     targets: tuple[LoraTarget, ...]
     info: ModelInfo
     device: torch.device
+    whole: WholeModel
+    vision: Vision | None = None
 
 
 def load_base_model(
@@ -51,20 +58,30 @@ def load_base_model(
     number_type = _dtype(dtype, place)
     register_packed_attention()
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source or name, dtype=number_type, attn_implementation=PACKED_ATTENTION
-        )
+        model, processor = _load(source or name, number_type)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EngineFailure(
             f"base model '{name}' could not be loaded from '{source or name}' ({reason}): check that it is a folder "
             "with config.json and safetensors weights, or a hub id that this host can reach or has cached"
         ) from error
-    return prepare_base_model(name, model.to(place))
+    return prepare_base_model(name, model.to(place), processor)
 
 
-def prepare_base_model(name: str, model: Any) -> BaseModel:
-    """Freeze a loaded causal LM and wrap its linear layers. The model is changed in place.
+def _load(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model, and its image processor where its family takes images."""
+    family = FAMILIES.get(AutoConfig.from_pretrained(source).model_type)
+    if family is None or not family.images:
+        return AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, attn_implementation=PACKED_ATTENTION
+        ), None
+    # The tower attends as it was built; only the decoder's rows are packed.
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+    return model, Qwen2VLImageProcessorPil.from_pretrained(source)
+
+
+def prepare_base_model(name: str, model: Any, processor: Any = None) -> BaseModel:
+    """Freeze a loaded language model and wrap its linear layers. The model is changed in place.
 
     Raises `EngineFailure` for architectures this engine would compute wrongly.
     """
@@ -72,7 +89,8 @@ def prepare_base_model(name: str, model: Any) -> BaseModel:
     family = family_of(name, model.config.model_type)
     check_options(name, family, config)
     register_packed_attention()
-    model.set_attn_implementation(PACKED_ATTENTION)
+    # By name, as a vision tower beside it keeps its own.
+    model.get_submodule(family.decoder).set_attn_implementation(PACKED_ATTENTION)
     model.requires_grad_(False)
     model.eval()
     head, module = _head_of(name, model, family), cast(nn.Module, model.get_submodule(family.decoder))
@@ -85,9 +103,14 @@ def prepare_base_model(name: str, model: Any) -> BaseModel:
         max_context_length=int(config.max_position_embeddings),
         num_parameters=sum(p.numel() for p in model.parameters()),
     )
-    frozen_head = Head(head.weight, head.bias, logit_map(family, config))
+    logits = logit_map(family, config)
+    whole = WholeModel(model, family.decoder, family.head, logits)
+    frozen_head = Head(head.weight, head.bias, logits)
     decoder = _decoder(module, family.decoder, table, [target.path for target in layers])
-    return BaseModel(name, decoder, frozen_head, family.head, targets, info, head.weight.device)
+    vision = Vision(model, processor, decoder) if processor and isinstance(decoder, ModuleDecoder) else None
+    return BaseModel(
+        name, decoder, frozen_head, family.head, targets, info, head.weight.device, whole, vision
+    )
 
 
 def _decoder(module: nn.Module, prefix: str, table: SpanTable, paths: list[str]) -> Decoder:

@@ -6,7 +6,7 @@ owns one span of the row; the targets of one submission are neighbours too.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,10 @@ class _Ref:
 def pack(items: Mapping[int, CheckedItem], token_budget: int) -> list[MicroBatch]:
     """Pack submissions, given by their number, into rows of at most `token_budget` tokens.
 
-    A longer sequence gets a row of its own. Submissions that only look (`forward_only`) and those that train
+    A submission that fits into one row is never split, and a longer one begins a row and has as few rows as it
+    needs, of lengths as even as can be, since each costs a GPU much the same. How its sequences are
+    grouped, and with that the rounding of its gradient, does not depend on what shares the batch. A sequence
+    longer than the budget gets a row of its own. Submissions that only look (`forward_only`) and those that train
     never share a row, so the former run without a graph.
     """
     batches: list[MicroBatch] = []
@@ -91,14 +94,47 @@ def _in_adapter_order(items: Mapping[int, CheckedItem]) -> list[_Ref]:
 def _rows(refs: Sequence[_Ref], token_budget: int) -> Iterator[list[_Ref]]:
     row: list[_Ref] = []
     filled = 0
-    for ref in refs:
-        if row and filled + ref.length > token_budget:
+    for _, group in groupby(refs, key=lambda ref: ref.item):
+        item = list(group)
+        lengths = [ref.length for ref in item]
+        if row and filled + sum(lengths) > token_budget:
             yield row
             row, filled = [], 0
-        row.append(ref)
-        filled += ref.length
+        rest = iter(item)
+        *whole, _ = _cut(lengths, _even_budget(lengths, token_budget))
+        for count in whole:
+            yield list(islice(rest, count))
+        row += rest
+        filled = sum(ref.length for ref in row)
     if row:
         yield row
+
+
+def _even_budget(lengths: Sequence[int], budget: int) -> int:
+    """The smallest budget that needs no more rows than `budget` does."""
+    most = len(_cut(lengths, budget))
+    low = min(budget, sum(lengths) // most)
+    while low < budget:
+        middle = (low + budget) // 2
+        if len(_cut(lengths, middle)) <= most:
+            budget = middle
+        else:
+            low = middle + 1
+    return budget
+
+
+def _cut(lengths: Sequence[int], budget: int) -> list[int]:
+    """How many sequences each row takes when rows are filled in order; one over the budget has its own."""
+    counts: list[int] = []
+    filled = 0
+    for length in lengths:
+        if counts and filled + length <= budget:
+            counts[-1] += 1
+            filled += length
+        else:
+            counts.append(1)
+            filled = length
+    return counts
 
 
 def _build(row: Sequence[_Ref], items: Mapping[int, CheckedItem], forward_only: bool) -> MicroBatch:

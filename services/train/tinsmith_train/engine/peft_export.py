@@ -7,10 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinsmith_train.engine.adapters import Adapter
+from tinsmith_train.engine.adapters import WEIGHTS_FILE, Adapter
 
 CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def write_peft_folder(adapter: Adapter, base_model: str, directory: Path) -> None:
@@ -32,10 +31,6 @@ def write_peft_folder(adapter: Adapter, base_model: str, directory: Path) -> Non
 
 
 def named_tensors(adapter: Adapter, flat: Tensor) -> dict[str, Tensor]:
-    """Copies on the CPU of one of the adapter's flat buffers, by PEFT's tensor names."""
-    host = flat.detach().cpu()
-    return {
-        f"base_model.model.{path}.lora_{side}.weight": tensor.clone(memory_format=torch.contiguous_format)
-        for path, pair in adapter.views(host).items()
-        for side, tensor in zip("AB", pair, strict=True)
-    }
+    """Copies on the CPU of one of the adapter's flat buffers, by their names in checkpoints."""
+    named = adapter.named(flat.detach().cpu())
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}

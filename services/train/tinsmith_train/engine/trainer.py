@@ -1,11 +1,11 @@
 """The engine: one frozen base model, many adapters, and the operations of the training API on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tinsmith_common.errors import EngineFailure, InvalidInput, NotFound, TinsmithError
@@ -15,27 +15,32 @@ from tinsmith_train.engine.decoder import Owner, spans_of
 from tinsmith_train.engine.logprobs import LogitMemory, target_logprobs
 from tinsmith_train.engine.losses import Measured, Positions
 from tinsmith_train.engine.model import BaseModel
-from tinsmith_train.engine.packing import ItemPart, MicroBatch, pack
+from tinsmith_train.engine.packing import MicroBatch, pack
+from tinsmith_train.engine.passes import BadItem, Collector, Outputs, RunningPass, Snapshot
+from tinsmith_train.engine.transfer import upload
 from tinsmith_train.engine.types import (
     AdamParams,
     ForwardBackward,
     ForwardBackwardResult,
     LoraSpec,
     ModelInfo,
+    PassPart,
     TrainerLimits,
 )
-from tinsmith_train.engine.validation import CheckedItem, check_adam, check_item, check_lora
+from tinsmith_train.engine.validation import (
+    CheckedItem,
+    check_adam,
+    check_full,
+    check_item,
+    check_lora,
+)
+from tinsmith_train.engine.vision import SeenImage
+from tinsmith_train.engine.whole import FullModel
 
 MIB = 2**20
 
-
-class _BadItem(Exception):
-    """One submission cannot run, which shows only when it does: its loss is refused or not finite."""
-
-    def __init__(self, item: int, error: TinsmithError) -> None:
-        super().__init__(item)
-        self.item = item
-        self.error = error
+_ROW_BYTES = 37 * 2**30
+"""Of activations of one row, where the device's memory is not the limit."""
 
 
 class LoraTrainer:
@@ -45,19 +50,25 @@ class LoraTrainer:
         self._base = base
         self._limits = limits or TrainerLimits()
         self._adapters: dict[str, Adapter] = {}
+        self._running: dict[str, RunningPass] = {}
 
     @property
     def info(self) -> ModelInfo:
         """Facts of the base model."""
-        return self._base.info
+        return replace(self._base.info, row_tokens=self.row_tokens)
 
     def create_adapter(self, adapter_id: str, spec: LoraSpec) -> None:
         """Give `adapter_id` fresh weights and an empty optimizer, replacing what it had."""
         check_lora(spec)
-        self._adapters[adapter_id] = Adapter(spec, self._base.targets, self._base.device)
+        adapter = self._make(adapter_id, spec)
+        self.delete_adapter(adapter_id)
+        self._adapters[adapter_id] = adapter
 
     def delete_adapter(self, adapter_id: str) -> None:
         """Free the adapter's memory. Unknown ids are ignored."""
+        self._running = {
+            name: run for name, run in self._running.items() if run.item.adapter_id != adapter_id
+        }
         self._adapters.pop(adapter_id, None)
 
     def forward_backward(
@@ -68,46 +79,71 @@ class LoraTrainer:
         One answer per submission, in order. A bad one gets its error and leaves all gradients as if it had not
         been sent. When the run itself fails, `EngineFailure` is raised and no gradient has changed.
         """
-        answers: dict[int, ForwardBackwardResult | TinsmithError] = {}
-        items: dict[int, CheckedItem] = {}
-        for number, item in enumerate(batch):
+        parts = [PassPart.whole(str(number), item) for number, item in enumerate(batch)]
+        # None is the answer of a part that is not the last.
+        return [answer for answer in self.run_parts(parts) if answer is not None]
+
+    def run_parts(self, parts: Sequence[PassPart]) -> list[ForwardBackwardResult | TinsmithError | None]:
+        """Run one part of each pass, all packed together. The parts of a pass come in order, at most one a call.
+
+        Answers, in order: the result of a pass whose last part this was, None for one that goes on, or the error
+        of one that ended with it, which leaves its adapter's gradient as it was before the first part. A
+        pass is given up, and its gradient taken back, by any other use of its adapter before its last part.
+        One of several parts shares no call with another of its adapter. What cannot be run together is run one by
+        one; if one alone fails, `EngineFailure` is raised.
+        """
+        answers: dict[int, ForwardBackwardResult | TinsmithError | None] = {}
+        running: dict[int, RunningPass] = {}
+        for number, part in enumerate(parts):
             try:
-                self.adapter(item.adapter_id)
-                items[number] = check_item(item, self._base.info)
+                running[number] = self._begin_or_resume(part)
             except TinsmithError as error:
                 answers[number] = error
-        while items:
+        while running:
+            items = {number: _portion(running[number], parts[number]) for number in running}
             try:
-                answers.update(self._run_all(items))
-                break
-            except _BadItem as bad:
-                del items[bad.item]
+                outputs = self._run_all(items, self._to_put_back(running))
+            except BadItem as bad:
                 answers[bad.item] = bad.error
-        return [answers[number] for number in range(len(batch))]
+                self._give_up(running.pop(bad.item))
+            except EngineFailure:
+                if len(running) == 1:
+                    self._give_up(*running.values())
+                    raise
+                answers.update(self._run_alone({number: parts[number] for number in running}))
+                break
+            else:
+                answers.update(self._advance(running, parts, outputs))
+                break
+        return [answers[number] for number in range(len(parts))]
 
     def optim_step(self, adapter_id: str, params: AdamParams) -> dict[str, float]:
         """One AdamW step with the accumulated gradient (zero if none), which is cleared. Returns metrics."""
         check_adam(params)
-        return self.adapter(adapter_id).optim_step(params)
+        return self._idle(adapter_id).optim_step(params)
 
     def save_state(self, adapter_id: str, directory: Path) -> None:
         """Write all that training needs to go on into an existing empty directory."""
-        checkpoint.save_state(self.adapter(adapter_id), self._base.name, directory)
+        checkpoint.save_state(self._idle(adapter_id), self._base.name, directory)
 
     def load_state(self, adapter_id: str, directory: Path, *, with_optimizer: bool) -> LoraSpec:
         """Replace (or create) the adapter by what `save_state` wrote; without its optimizer if so asked.
 
         Raises `InvalidInput` when the folder does not fit this base model.
         """
-        adapter = checkpoint.load_state(
-            directory, self._base.targets, self._base.device, with_optimizer=with_optimizer
-        )
+        make = partial(self._make, adapter_id)
+        adapter = checkpoint.load_state(directory, make, with_optimizer=with_optimizer)
+        self.delete_adapter(adapter_id)
         self._adapters[adapter_id] = adapter
         return adapter.spec
 
     def export_adapter(self, adapter_id: str, directory: Path) -> None:
-        """Write the weights as a PEFT folder into an existing empty directory."""
-        peft_export.write_peft_folder(self.adapter(adapter_id), self._base.name, directory)
+        """Write the weights as a PEFT folder, or as a whole model's, into an existing empty directory."""
+        adapter = self.adapter(adapter_id)
+        if isinstance(adapter, FullModel):
+            adapter.write_folder(directory)
+        else:
+            peft_export.write_peft_folder(adapter, self._base.name, directory)
 
     def adapter(self, adapter_id: str) -> Adapter:
         """The live adapter. Raises `NotFound`."""
@@ -116,29 +152,117 @@ class LoraTrainer:
             raise NotFound(f"no adapter '{adapter_id}' here: create the model or load it from a checkpoint")
         return adapter
 
-    def _run_all(self, items: Mapping[int, CheckedItem]) -> dict[int, ForwardBackwardResult]:
-        """All micro-batches, or none: gradients are put back when any fails."""
-        training = {item.adapter_id for item in items.values() if not item.forward_only}
-        adapters = [self._adapters[adapter_id] for adapter_id in training]
-        before = [adapter.grad.clone() if adapter.has_grad else None for adapter in adapters]
-        collector = _Collector(items)
+    def _make(self, adapter_id: str, spec: LoraSpec) -> Adapter:
+        if spec.rank > 0:
+            return Adapter(spec, self._base.targets, self._base.device)
+        if self._base.vision is not None:
+            raise InvalidInput(
+                "a vision-language model trains adapters only: choose a LoRA rank of at least 1"
+            )
+        others = (one for key, one in self._adapters.items() if key != adapter_id)
+        check_full(
+            sum(isinstance(one, FullModel) for one in others),
+            self._limits.full_models,
+            self._base.whole.memory_gib(),
+        )
+        return FullModel(spec, self._base.whole, self._base.device)
+
+    def _rows(self, items: Mapping[int, CheckedItem]) -> Iterator[MicroBatch]:
+        """All adapters together, and each full model on its own."""
+        groups: dict[str, dict[int, CheckedItem]] = {}
+        for number, item in items.items():
+            full = isinstance(self._adapters[item.adapter_id], FullModel)
+            groups.setdefault(item.adapter_id if full else "", {})[number] = item
+        for group in groups.values():
+            yield from pack(group, self.row_tokens)
+
+    def _begin_or_resume(self, part: PassPart) -> RunningPass:
+        """The pass of a part. Raises `TinsmithError` when it cannot run."""
+        if part.item is None:
+            running = self._running.get(part.pass_id)
+            if running is None or running.done != part.first:
+                raise EngineFailure("the pass was given up before it had ended: submit it again")
+            return running
+        adapter = self._idle(part.item.adapter_id)
+        item = check_item(part.item, self._base.info, self._base.vision)
+        if part.last >= len(item.datums):
+            return RunningPass(item, before=None)
+        running = RunningPass(item, None if item.forward_only else Snapshot.of(adapter))
+        self._running[part.pass_id] = running
+        return running
+
+    def _advance(
+        self, running: Mapping[int, RunningPass], parts: Sequence[PassPart], outputs: Mapping[int, Outputs]
+    ) -> dict[int, ForwardBackwardResult | None]:
+        """Note what has run; answer the passes that are whole now."""
+        answers: dict[int, ForwardBackwardResult | None] = dict.fromkeys(running)
+        for number, done in running.items():
+            done.done = parts[number].last
+            done.outputs.extend(outputs[number])
+            if done.done >= len(done.item.datums):
+                answers[number] = done.result()
+                self._running.pop(parts[number].pass_id, None)
+        return answers
+
+    def _run_alone(
+        self, parts: Mapping[int, PassPart]
+    ) -> dict[int, ForwardBackwardResult | TinsmithError | None]:
+        """One part after another: what breaks one down must not reach the others."""
+        answers: dict[int, ForwardBackwardResult | TinsmithError | None] = {}
+        for number, part in parts.items():
+            # It was checked, and begun, already.
+            begun = replace(part, item=None) if part.pass_id in self._running else part
+            try:
+                (answers[number],) = self.run_parts([begun])
+            except EngineFailure as error:
+                answers[number] = error
+        return answers
+
+    def _idle(self, adapter_id: str) -> Adapter:
+        """The live adapter, without what an unfinished pass has added to it. Raises `NotFound`."""
+        self._give_up(*[run for run in self._running.values() if run.item.adapter_id == adapter_id])
+        return self.adapter(adapter_id)
+
+    def _give_up(self, *passes: RunningPass) -> None:
+        """Take back what unfinished passes have added, and forget them."""
+        for run in passes:
+            if run.before is not None:
+                run.before.restore()
+            self._running = {name: other for name, other in self._running.items() if other is not run}
+
+    def _to_put_back(self, running: Mapping[int, RunningPass]) -> list[Snapshot]:
+        """The gradients that this call adds to. A pass that is alone, and given up if it fails, has its own copy."""
+        if len(running) == 1 and all(run.before is not None for run in running.values()):
+            return []
+        names = {run.item.adapter_id for run in running.values() if not run.item.forward_only}
+        return [Snapshot.of(self._adapters[name]) for name in names]
+
+    def _run_all(self, items: Mapping[int, CheckedItem], before: Sequence[Snapshot]) -> dict[int, Outputs]:
+        """All micro-batches, or none: the gradients of `before` are put back when any fails."""
+        collector = Collector(items)
         try:
-            for row in pack(items, self._row_tokens()):
+            for row in self._rows(items):
                 self._run_row(row, items, collector)
+            outputs = collector.outputs()
         except Exception as error:
-            for adapter, grad in zip(adapters, before, strict=True):
-                adapter.grad.zero_() if grad is None else adapter.grad.copy_(grad)
-            if isinstance(error, _BadItem):
+            for snapshot in before:
+                snapshot.restore()
+            if isinstance(error, BadItem):
                 raise
             raise EngineFailure(_describe_failure(error)) from error
-        for adapter in adapters:
-            adapter.has_grad = True
-        return collector.results()
+        for item in items.values():
+            if not item.forward_only:
+                self._adapters[item.adapter_id].has_grad = True
+        return outputs
 
-    def _run_row(self, row: MicroBatch, items: Mapping[int, CheckedItem], collector: "_Collector") -> None:
-        """Forward, losses, and backward unless the row only looks."""
+    def _run_row(self, row: MicroBatch, items: Mapping[int, CheckedItem], collector: Collector) -> None:
+        """Forward, losses, and backward unless the row only looks.
+
+        Nothing here waits for the device, so that it never waits for the host: whether a loss was finite is seen when
+        all rows are on their way, and then their gradients are taken back.
+        """
         with torch.set_grad_enabled(not row.forward_only):
-            logprobs = self._logprobs(row)
+            logprobs = self._logprobs(row, _images(row, items))
             leaf = logprobs.detach().requires_grad_()
             losses = self._losses(row, items, leaf)
             if not row.forward_only:
@@ -147,24 +271,36 @@ class LoraTrainer:
             if not row.forward_only:
                 logprobs.backward(leaf.grad)
 
-    def _logprobs(self, row: MicroBatch) -> Tensor:
+    def _logprobs(self, row: MicroBatch, images: Sequence[Sequence[SeenImage]]) -> Tensor:
         """fp32 `[M]`."""
         device = self._base.device
         tokens, positions, target_rows, targets = (
-            torch.from_numpy(array).to(device)
-            for array in (row.tokens, row.positions, row.target_rows, row.targets)
+            upload(array, device) for array in (row.tokens, row.positions, row.target_rows, row.targets)
         )
+        first = self._adapters[row.spans[0].adapter_id]
+        if isinstance(first, FullModel):
+            return first.logprobs(tokens, positions, row.lengths, target_rows, targets, self._memory())
         owners = [Owner(span.start, span.stop, self._adapters[span.adapter_id]) for span in row.spans]
-        hidden = self._base.decoder.hidden(tokens, positions, row.lengths, owners)
+        if images and self._base.vision is not None:
+            hidden = self._base.vision.hidden(tokens, row.lengths, images, owners)
+        else:
+            hidden = self._base.decoder.hidden(tokens, positions, row.lengths, owners)
         spans = spans_of(self._base.head_path, owners)
         return target_logprobs(hidden, self._base.head, spans, target_rows, targets, self._memory())
 
-    def _row_tokens(self) -> int:
-        """Few long rows keep a GPU busy: each costs the host some thousand launches."""
+    @property
+    def row_tokens(self) -> int:
+        """Tokens that are run at a time.
+
+        On a CPU no more than it takes to be busy, as others wait for them. Few long rows keep a GPU busy: each costs
+        the host some thousand launches.
+        """
         per_token = self._base.decoder.bytes_per_token
         if self._limits.tokens_per_pass is not None:
             return self._limits.tokens_per_pass
-        fit = 0 if per_token is None else 32 * 2**30 // per_token // 1024 * 1024
+        if self._base.device.type == "cpu":
+            return 1024
+        fit = 0 if per_token is None else _ROW_BYTES // per_token // 1024 * 1024
         return min(max(fit, 8192), 32768)
 
     def _memory(self) -> LogitMemory:
@@ -179,80 +315,31 @@ class LoraTrainer:
             item = items[part.item]
             positions = Positions(
                 logprobs=logprobs[part.start : part.stop],
-                inputs={name: torch.from_numpy(x).to(logprobs.device) for name, x in part.inputs.items()},
-                datum_ids=torch.from_numpy(part.datum_ids).to(logprobs.device),
+                inputs={name: upload(x, logprobs.device) for name, x in part.inputs.items()},
+                datum_ids=upload(part.datum_ids, logprobs.device),
                 num_datums=part.last - part.first,
                 config=item.config,
-                first=part.first,
+                first=item.first + part.first,
             )
             try:
                 loss = item.loss.function(positions)
             except TinsmithError as error:
-                raise _BadItem(part.item, error) from error
+                raise BadItem(part.item, error) from error
             losses.append(loss if isinstance(loss, Measured) else Measured(loss.sum(), {}, loss.detach()))
         return losses
 
 
-class _Collector:
-    """Puts the rows' outputs back into the shape of the submissions."""
-
-    def __init__(self, items: Mapping[int, CheckedItem]) -> None:
-        self._items = items
-        self._logprobs: dict[int, list[NDArray[np.float32]]] = {number: [] for number in items}
-        self._terms: dict[int, list[NDArray[np.float32]]] = {number: [] for number in items}
-        self._losses: dict[int, float] = dict.fromkeys(items, 0.0)
-        self._metrics: dict[int, dict[str, float]] = {number: {} for number in items}
-
-    def add(self, row: MicroBatch, leaf: Tensor, losses: Sequence[Measured]) -> None:
-        """Take a row's logprobs (`leaf`, with its gradient) and losses. Raises `_BadItem`."""
-        values = leaf.detach().cpu().numpy()
-        sums = torch.stack([measured.loss for measured in losses]).tolist()
-        finite = np.isfinite(values if leaf.grad is None else values * 0 + leaf.grad.cpu().numpy())
-        for part, loss, measured in zip(row.parts, sums, losses, strict=True):
-            if not (np.isfinite(loss) and finite[part.start : part.stop].all()):
-                raise _BadItem(part.item, _not_finite())
-            self._losses[part.item] += loss
-            sums_of_item = self._metrics[part.item]
-            for name, value in measured.metrics.items():
-                sums_of_item[name] = sums_of_item.get(name, 0.0) + value
-            self._logprobs[part.item] += self._by_datum(part, values[part.start : part.stop])
-            if self._items[part.item].elementwise and measured.terms is not None:
-                self._terms[part.item] += self._by_datum(part, measured.terms.cpu().numpy())
-
-    def _by_datum(self, part: ItemPart, values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """A part's values, each datum's in the shape of its targets."""
-        shapes = [datum.targets.shape for datum in self._items[part.item].datums[part.first : part.last]]
-        edges = np.cumsum([int(np.prod(shape)) for shape in shapes])
-        return [
-            piece.reshape(shape) for piece, shape in zip(np.split(values, edges[:-1]), shapes, strict=True)
-        ]
-
-    def results(self) -> dict[int, ForwardBackwardResult]:
-        """Answers by submission number."""
-        return {
-            number: ForwardBackwardResult(
-                logprobs=tuple(self._logprobs[number]),
-                elementwise_loss=tuple(self._terms[number]),
-                metrics={
-                    "loss:sum": self._losses[number],
-                    "num_datums:sum": float(len(item.datums)),
-                    "num_tokens:sum": float(sum(len(datum.tokens) for datum in item.datums)),
-                    **item.loss.notices,
-                    **_reduced(self._metrics[number], len(item.datums)),
-                },
-            )
-            for number, item in self._items.items()
-        }
+def _images(row: MicroBatch, items: Mapping[int, CheckedItem]) -> list[tuple[SeenImage, ...]]:
+    """Of each sequence of the row, or nothing where none has any."""
+    images = [datum.images for part in row.parts for datum in items[part.item].datums[part.first : part.last]]
+    return images if any(images) else []
 
 
-def _reduced(sums: Mapping[str, float], datums: int) -> dict[str, float]:
-    return {name: value / datums if name.endswith(":mean") else value for name, value in sums.items()}
-
-
-def _not_finite() -> InvalidInput:
-    return InvalidInput(
-        "the loss or its gradient is not finite: lower the learning rate, or check that logprobs, advantages and "
-        "weights are of a sensible size"
+def _portion(running: RunningPass, part: PassPart) -> CheckedItem:
+    return (
+        running.item
+        if len(running.item.datums) == part.last - part.first
+        else running.item.part(part.first, part.last)
     )
 
 

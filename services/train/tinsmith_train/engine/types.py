@@ -16,8 +16,8 @@ LossConfig = Mapping[str, float | str]
 class LoraSpec:
     """Shape of one adapter.
 
-    `seed` initialises the A matrices; B starts at zero. The delta of a linear layer is
-    `alpha / rank * B @ A`.
+    `rank` 0 trains all weights; seed and alpha mean nothing then. `seed` initialises the A matrices; B starts at
+    zero. The delta of a linear layer is `alpha / rank * B @ A`.
     """
 
     rank: int
@@ -29,11 +29,22 @@ class LoraSpec:
 
 
 @dataclass(frozen=True)
+class Image:
+    """An image in place of the tokens `[start, start + tokens)` of a datum. `data` is a file of `format`."""
+
+    start: int
+    tokens: int
+    data: bytes
+    format: str
+
+
+@dataclass(frozen=True)
 class Datum:
     """One training sequence.
 
     tokens:  int64 `[N]`, the model input.
     targets: int64 `[N]` or `[N, K]`; row i holds the token(s) predicted after input position i.
+    images:  what some of the tokens, whose ids mean nothing then, stand for.
     inputs:  the other loss inputs by name. Named losses read them as float32, shaped like `targets`; a custom
              loss takes them as they are, of rank 0 to 2.
     """
@@ -41,6 +52,7 @@ class Datum:
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
     inputs: Mapping[str, NDArray[np.float32] | NDArray[np.int64]] = field(default_factory=dict)
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,27 @@ class ForwardBackward:
     forward_only: bool = False
     graph: LossGraph | None = None
     elementwise: bool = False
+
+
+@dataclass(frozen=True)
+class PassPart:
+    """Datums `[first, last)` of a pass, which runs part by part in their order.
+
+    The part that begins at datum 0 brings the whole pass as `item`, so that all of it is checked before any of it
+    runs; the others leave it out. `tokens` is the length of the part.
+    """
+
+    pass_id: str
+    first: int
+    last: int
+    tokens: int
+    item: ForwardBackward | None = None
+
+    @classmethod
+    def whole(cls, pass_id: str, item: ForwardBackward) -> "PassPart":
+        """A pass that runs in one go."""
+        tokens = sum(datum.tokens.size for datum in item.datums)
+        return cls(pass_id, 0, len(item.datums), tokens, item)
 
 
 @dataclass(frozen=True)
@@ -86,24 +119,31 @@ class AdamParams:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Facts of a loaded base model that validation and `get_info` need."""
+    """Facts of a loaded base model that validation, `get_info` and the scheduler need.
+
+    row_tokens: how many tokens the engine runs at a time; 0 where there is no such bound.
+    """
 
     architecture: str
     vocab_size: int
     max_context_length: int
     num_parameters: int
+    row_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class TrainerLimits:
     """Memory of a pass.
 
-    tokens_per_pass:  tokens in one packed row; a longer sequence gets a row of its own. None: 8192, and on a GPU up to
-                      32768 where the activations of so many take at most 32 GiB.
+    tokens_per_pass:  tokens in one packed row; a longer sequence gets a row of its own. None: 1024 on a CPU, where more
+                      only makes others wait; on a GPU 8192, up to 32768 where the activations of so many take at
+                      most 32 GiB.
     logits_chunk_mib: fp32 logits computed at a time; None: 64 on a CPU, 2048 on a GPU, which wants large matmuls.
+    full_models:      how many models may train all their weights at a time, at 16 bytes a parameter.
     logits_keep_mib:  log-softmax kept for the backward pass, which is computed again when it would be larger.
     """
 
     tokens_per_pass: int | None = None
     logits_chunk_mib: int | None = None
     logits_keep_mib: int = 1024
+    full_models: int = 0

@@ -6,8 +6,8 @@ that may be left out are filled in, so the losses read every input they know.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,20 @@ from tinsmith_train.engine.custom_loss.loss import custom_loss
 from tinsmith_train.engine.losses import CLIP_INPUTS, LOSSES, Loss
 from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, LoraSpec, LossConfig, ModelInfo
 
+if TYPE_CHECKING:  # it imports torch, which the service that checks names does without
+    from tinsmith_train.engine.vision import SeenImage, Vision
+
 FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _SeenDatum:
+    """A datum whose images are looked at, and have their placeholder among the tokens."""
+
+    tokens: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    inputs: Mapping[str, NDArray[np.float32] | NDArray[np.int64]]
+    seen: tuple["SeenImage", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -27,11 +40,12 @@ class CheckedDatum:
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
     inputs: Mapping[str, FloatArray]
+    images: tuple["SeenImage", ...] = ()
 
 
 @dataclass(frozen=True)
 class CheckedItem:
-    """A submission that can be run."""
+    """A submission that can be run, or a part of one, whose datums begin at the place `first` of the submission."""
 
     adapter_id: str
     datums: tuple[CheckedDatum, ...]
@@ -39,9 +53,14 @@ class CheckedItem:
     config: Mapping[str, float]
     forward_only: bool
     elementwise: bool = False
+    first: int = 0
+
+    def part(self, first: int, last: int) -> "CheckedItem":
+        """Its datums `[first, last)`."""
+        return replace(self, datums=self.datums[first:last], first=self.first + first)
 
 
-def check_item(item: ForwardBackward, model: ModelInfo) -> CheckedItem:
+def check_item(item: ForwardBackward, model: ModelInfo, vision: "Vision | None" = None) -> CheckedItem:
     """Check a submission against the loss it names and the model. Raises `InvalidInput`."""
     loss = custom_loss(item.graph, item.datums) if item.graph else LOSSES.get(item.loss)
     if loss is None:
@@ -50,7 +69,7 @@ def check_item(item: ForwardBackward, model: ModelInfo) -> CheckedItem:
     if not item.datums:
         raise InvalidInput("the batch is empty: send at least one datum")
     datums = tuple(
-        _check_datum(f"datum {index}", datum, item.loss, loss, config, model)
+        _check_datum(f"datum {index}", _seen(f"datum {index}", datum, vision), item.loss, loss, config, model)
         for index, datum in enumerate(item.datums)
     )
     return CheckedItem(item.adapter_id, datums, loss, config, item.forward_only, item.elementwise)
@@ -72,12 +91,23 @@ def check_adam(params: AdamParams) -> None:
 
 def check_lora(spec: LoraSpec) -> None:
     """Check an adapter's shape. Raises `InvalidInput`."""
-    if spec.rank < 1:
-        raise InvalidInput(f"LoRA rank is {spec.rank}: it must be at least 1")
+    if spec.rank < 0:
+        raise InvalidInput(f"LoRA rank is {spec.rank}: it must be at least 1, or 0 to train all weights")
     if not (math.isfinite(spec.alpha) and spec.alpha > 0):
         raise InvalidInput(f"LoRA alpha is {spec.alpha}: it must be a finite number over 0")
     if not (spec.train_attn or spec.train_mlp or spec.train_unembed):
         raise InvalidInput("nothing to train: switch on train_attn, train_mlp or train_unembed")
+
+
+def check_full(others: int, limit: int, memory_gib: float) -> None:
+    """Check that one more model may train all its weights. Raises `InvalidInput` that names the setting."""
+    if others < limit:
+        return
+    state = "off here" if limit == 0 else f"taken by {others} other model{'s' * (others > 1)}"
+    raise InvalidInput(
+        f"training all weights (rank 0) is {state}: use a LoRA rank of at least 1, or have FULL_FINE_TUNE_MODELS "
+        f"raised over {limit}; each such model of this base takes {memory_gib:.1f} GiB"
+    )
 
 
 def _check_config(name: str, loss: Loss, given: LossConfig) -> Mapping[str, float]:
@@ -98,7 +128,7 @@ def _check_config(name: str, loss: Loss, given: LossConfig) -> Mapping[str, floa
 
 
 def _check_datum(
-    where: str, datum: Datum, name: str, loss: Loss, config: Mapping[str, float], model: ModelInfo
+    where: str, datum: _SeenDatum, name: str, loss: Loss, config: Mapping[str, float], model: ModelInfo
 ) -> CheckedDatum:
     n = len(datum.tokens)
     if datum.tokens.ndim != 1 or n == 0:
@@ -122,10 +152,22 @@ def _check_datum(
     inputs.update(_fill(loss, inputs, config, datum.targets.shape))
     if CLIP_INPUTS[0] in inputs and np.any(inputs[CLIP_INPUTS[0]] > inputs[CLIP_INPUTS[1]]):
         raise InvalidInput(f"{where}: clip_low_threshold is over clip_high_threshold at some position")
-    return CheckedDatum(datum.tokens, datum.targets, inputs)
+    return CheckedDatum(datum.tokens, datum.targets, inputs, datum.seen)
 
 
-def _check_target_shape(where: str, datum: Datum, name: str, loss: Loss) -> None:
+def _seen(where: str, datum: Datum, vision: "Vision | None") -> "_SeenDatum":
+    if not datum.images:
+        return _SeenDatum(datum.tokens, datum.targets, datum.inputs)
+    if vision is None:
+        raise InvalidInput(
+            f"{where}: model input of kind image is not supported by this model: send tokens, or train a "
+            "vision-language model"
+        )
+    images = tuple(vision.see(where, image) for image in datum.images)
+    return _SeenDatum(vision.placed(datum.tokens, images), datum.targets, datum.inputs, images)
+
+
+def _check_target_shape(where: str, datum: _SeenDatum, name: str, loss: Loss) -> None:
     n, shape = len(datum.tokens), datum.targets.shape
     allowed = len(shape) == 1 or (len(shape) == 2 and loss.soft_targets and shape[1] > 0)
     if allowed and shape[0] == n:

@@ -13,6 +13,7 @@ from tinsmith_train.routers import (
     runs,
     sessions,
     training,
+    watching,
     weights,
 )
 
@@ -32,6 +33,7 @@ def api_router() -> APIRouter:
         runs,
         accounts,
         legacy,
+        watching,
     )
     for module in modules:
         router.include_router(module.router)

@@ -52,6 +52,7 @@ async def get_server_capabilities(_caller: Caller, services: ServicesDep) -> Ser
 
 
 @router.post("/telemetry", summary="Client events")
-async def telemetry(_body: TelemetryRequest, _caller: Caller) -> TelemetryResponse:
+async def telemetry(body: TelemetryRequest, caller: Caller, services: ServicesDep) -> TelemetryResponse:
     """Answered at once: a client flushes this before it shows its user any exception."""
+    services.history.note_events(caller.owner, body.events)
     return TelemetryResponse()

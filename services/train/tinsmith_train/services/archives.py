@@ -22,6 +22,7 @@ from tinsmith_train.services.downloads import URL_LIFETIME, UrlSigner, check_url
 from tinsmith_train.services.exports import CONFIG_FILE, WEIGHTS_FILE, exported_config, exported_name
 
 COMPLETE_FILE = "checkpoint_complete"
+WHOLE_MODEL_FILES = ("config.json", "model.safetensors")
 
 _CHUNK_BYTES = 1 << 20
 # Weights hardly compress at any level; this one costs the least time.
@@ -65,7 +66,7 @@ class ArchiveService:
 def archive(folder: Path, *, every_file: bool) -> Generator[bytes, None, None]:
     """The pieces of a checkpoint's archive; reads and compresses a MiB at a time. Blocks.
 
-    `every_file`: an export is archived as it is. Of other checkpoints, only the adapter.
+    `every_file`: an export is archived as it is. Of other checkpoints, only the adapter, or the whole model.
     """
     gzip = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
     for piece in _tar(folder, every_file=every_file):
@@ -78,6 +79,9 @@ def _tar(folder: Path, *, every_file: bool) -> Iterator[bytes]:
     if every_file:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             yield from _member(path.relative_to(folder).as_posix(), path)
+    elif not (folder / CONFIG_FILE).exists():
+        for name in WHOLE_MODEL_FILES:
+            yield from _member(name, folder / name)
     else:
         config = exported_config(json.loads((folder / CONFIG_FILE).read_text()))
         yield from _small_member(CONFIG_FILE, json.dumps(config, indent=2).encode())

@@ -20,6 +20,8 @@ AGE_SUFFIX = ".age"
 # What Hugging Face calls the output head, and what exports of the protocol call it.
 _HEAD = "lm_head"
 _EXPORTED_HEAD = "model.unembed_tokens"
+# Exports leave out where a vision-language model keeps its decoder.
+_DECODER_BESIDE_VISION = "base_model.model.model.language_model."
 
 # The extension module has no type information.
 _pyrage: Any = pyrage
@@ -41,6 +43,8 @@ def finish_export(folder: Path, recipients: Sequence[Any]) -> None:
 
 def exported_name(name: str) -> str:
     """What an export calls a tensor: as PEFT does, but for the head."""
+    if name.startswith(_DECODER_BESIDE_VISION):
+        return f"base_model.model.model.{name.removeprefix(_DECODER_BESIDE_VISION)}"
     prefix = f"base_model.model.{_HEAD}."
     return name.replace(prefix, f"base_model.model.{_EXPORTED_HEAD}.", 1) if name.startswith(prefix) else name
 
@@ -63,6 +67,8 @@ def _parse_recipient(text: str) -> Any:
 
 
 def _rename_head(folder: Path) -> None:
+    if not (folder / WEIGHTS_FILE).exists():
+        return  # a whole model keeps the names of Hugging Face
     tensors = load_file(folder / WEIGHTS_FILE)
     renamed = {exported_name(name): tensor for name, tensor in tensors.items()}
     if set(renamed) == set(tensors):

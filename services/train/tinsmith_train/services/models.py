@@ -106,7 +106,11 @@ class ModelService:
             arch=base.info.architecture, model_name=run.base_model, tokenizer_id=base.tokenizer_id
         )
         return GetInfoResponse(
-            model_id=model_id, model_data=data, lora_rank=run.rank, model_name=run.base_model
+            model_id=model_id,
+            model_data=data,
+            is_lora=run.rank > 0,
+            lora_rank=run.rank or None,
+            model_name=run.base_model,
         )
 
     async def unload(self, owner: str, model_id: str) -> str:
@@ -167,7 +171,7 @@ class ModelService:
             await self._catalog.sessions.update(session_id, failure=None)  # its client goes on
         self._registry.add(run)
         scheduler = self._registry.scheduler_of(run)
-        scheduler.open_lane(model_id)
+        scheduler.open_lane(model_id, owner)
         scheduler.submit(Operation(request_id, model_id, 0, task))
         return request_id
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tinsmith_common.catalog import RunRecord
 from tinsmith_common.errors import InvalidInput
+from tinsmith_common.futures import QueueState
 from tinsmith_train.engine.types import ModelInfo
 from tinsmith_train.scheduler.scheduler import Scheduler
 
@@ -51,6 +52,14 @@ class ModelRegistry:
     def scheduler_of(self, run: RunRecord) -> Scheduler:
         """Who runs this model's operations."""
         return self.bases[run.base_model].scheduler
+
+    def describe_wait(self, request_id: str) -> QueueState | None:
+        """What the operation of a loaded model waits for. None for anything else."""
+        model_id, _, seq_id = request_id.rpartition(":")
+        run = self._runs.get(model_id)
+        if run is None or not (seq_id.isascii() and seq_id.isdigit()):
+            return None
+        return self.scheduler_of(run).describe(model_id, int(seq_id))
 
     def should_note_use(self, model_id: str) -> bool:
         """Whether the catalog should hear of a use: once in a while, not with every operation."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,23 +24,31 @@ from tinsmith_common.wire.legacy_codec import forward_backward_message
 from tinsmith_common.wire.training import OperationAddress, OptimStepRequest, OptimStepResult
 from tinsmith_train.backends.base import TrainBackend
 from tinsmith_train.engine.custom_loss.graph import LossGraph
-from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, ForwardBackwardResult
+from tinsmith_train.engine.types import AdamParams, Datum, ForwardBackward, ForwardBackwardResult, Image
 from tinsmith_train.scheduler.operations import Pass, Task
 from tinsmith_train.services.custom_losses import CustomLossService
+from tinsmith_train.services.history import HistoryService
 from tinsmith_train.services.provenance import sampled_positions
 from tinsmith_train.services.submission import Submissions
+
+_LARGE_BYTES = 256 * 1024
+"""Larger bodies are read in a thread: it takes milliseconds, which all other requests would wait."""
 
 
 class TrainingService:
     """Submits training operations. A body that cannot even be addressed raises; all else is a promise."""
 
-    def __init__(self, submissions: Submissions, custom_losses: CustomLossService) -> None:
+    def __init__(
+        self, submissions: Submissions, custom_losses: CustomLossService, history: HistoryService
+    ) -> None:
         self._submissions = submissions
         self._custom_losses = custom_losses
+        self._history = history
 
     async def forward_backward(self, owner: str, body: bytes) -> str:
         """Submit a protobuf `ForwardBackwardRequest`. Answers the request id."""
-        address = parse_forward_backward(body)
+        parse = parse_forward_backward
+        address = await asyncio.to_thread(parse, body) if len(body) > _LARGE_BYTES else parse(body)
         return await self._submit_pass(owner, address.model_id, address.seq_id, address.message)
 
     async def forward_backward_json(
@@ -67,16 +76,31 @@ class TrainingService:
             message if isinstance(message, TinsmithError) else await self._graph_of(owner, model_id, message)
         )
 
+        def decode() -> Pass | Exception:
+            try:
+                if isinstance(message, TinsmithError):
+                    return message
+                if isinstance(graph, TinsmithError):
+                    return graph
+                item = to_item(decode_forward_backward(message), graph)
+                item = replace(item, adapter_id=model_id, elementwise=elementwise)
+                return Pass(item, partial(self._encode_pass, seq_id, item))
+            except Exception as error:
+                return error
+
+        large = not isinstance(message, TinsmithError) and message.ByteSize() > _LARGE_BYTES
+        decoded = await asyncio.to_thread(decode) if large else decode()
+
         def build() -> Pass:
-            if isinstance(message, TinsmithError):
-                raise message
-            if isinstance(graph, TinsmithError):
-                raise graph
-            item = to_item(decode_forward_backward(message), graph)
-            item = replace(item, adapter_id=model_id, elementwise=elementwise)
-            return Pass(item, _encode_result)
+            if isinstance(decoded, Exception):
+                raise decoded
+            return decoded
 
         return await self._submissions.submit(owner, model_id, seq_id, PromiseKind.FORWARD_BACKWARD, build)
+
+    def _encode_pass(self, seq_id: int, item: ForwardBackward, result: ForwardBackwardResult) -> bytes:
+        self._history.note_pass(seq_id, item, result)
+        return encode_forward_backward_output(result.logprobs, result.metrics, result.elementwise_loss)
 
     async def _graph_of(
         self, owner: str, model_id: str, message: pb.ForwardBackwardRequest
@@ -99,6 +123,7 @@ class TrainingService:
 
             async def run(backend: TrainBackend) -> bytes:
                 metrics = await backend.optim_step(address.model_id, params)
+                self._history.note_step(address.model_id, address.seq_id, metrics)
                 return OptimStepResult(metrics=metrics).model_dump_json().encode()
 
             return Task(run)
@@ -133,7 +158,8 @@ def _to_datum(index: int, datum: WireDatum, loss: str) -> Datum:
     typed: dict[str, NDArray[np.float32] | NDArray[np.int64]] = dict(inputs)
     if loss == "stable_reinforce":
         typed["sampled_mask"] = sampled_positions(f"datum {index}", datum, len(targets))
-    return Datum(datum.tokens, targets.astype(np.int64), typed)
+    images = tuple(Image(image.start, image.tokens, image.data, image.format) for image in datum.images)
+    return Datum(datum.tokens, targets.astype(np.int64), typed, images)
 
 
 def _message_of(body: bytes, forward_only: bool) -> pb.ForwardBackwardRequest:
@@ -145,10 +171,6 @@ def _message_of(body: bytes, forward_only: bool) -> pb.ForwardBackwardRequest:
     except ValidationError as error:
         raise InvalidInput(describe_validation(error)) from error
     return forward_backward_message(content, forward_only=forward_only)
-
-
-def _encode_result(result: ForwardBackwardResult) -> bytes:
-    return encode_forward_backward_output(result.logprobs, result.metrics, result.elementwise_loss)
 
 
 def _adam_params(body: bytes) -> AdamParams:

@@ -84,6 +84,7 @@ class WeightsService:
         def build() -> Task:
             request = _validated(SaveWeightsForSamplerRequest, body)
             run = self._run(owner, address)
+            _check_sampled(run)
             if request.kind == "inflight":
                 return self._inflight(run, address.seq_id, request)
             if request.path is not None:
@@ -144,7 +145,8 @@ class WeightsService:
         record = await self._checkpoints.readable(owner, path)
         return WeightsInfoResponse(
             base_model=record.base_model,
-            lora_rank=record.rank,
+            is_lora=record.rank > 0,
+            lora_rank=record.rank or None,
             train_unembed=record.train_unembed,
             train_mlp=record.train_mlp,
             train_attn=record.train_attn,
@@ -241,6 +243,14 @@ def _sampler(
         weights_key=weights_key,
         inflight_run=inflight_run,
     )
+
+
+def _check_sampled(run: RunRecord) -> None:
+    if run.rank == 0:
+        raise InvalidInput(
+            f"{run.id} trains all weights (rank 0), and the sampler serves adapters: export the whole model with "
+            "save_weights_external and serve that folder, or train a LoRA rank"
+        )
 
 
 def _validated(model: type[_Body], body: bytes) -> _Body:

@@ -5,11 +5,13 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 from tinsmith_common import catalog
 from tinsmith_common.catalog import UsageKind, UsageLedger
 from tinsmith_common.errors import Leaving, Overloaded, TinsmithError
+from tinsmith_common.observability import received_at
 from tinsmith_sample.engines.base import (
     Completion,
     Piece,
@@ -99,6 +101,8 @@ class _Tally:
     usage: Usage
     outcome: str = "cancelled"
     start: float = field(default_factory=time.perf_counter)
+    arrived_at: datetime = field(default_factory=received_at)
+    first_token_at: float | None = None
 
 
 class Inference:
@@ -131,6 +135,8 @@ class Inference:
         """All of it at once. Cancelling the call aborts it. Raises `Overloaded`, and what the engine raises."""
         async with self._tally(work) as tally:
             results = await self._sample_all(work)
+            firsts = [result.first_token_at for result in results if result.first_token_at is not None]
+            tally.first_token_at = min(firsts, default=None)
             tally.usage.cached_tokens = sum(result.cached_tokens for result in results)
             choices: list[Increment] = []
             for spec, result in zip(work.specs, results, strict=True):
@@ -197,8 +203,12 @@ class Inference:
         self._metrics.finished.labels(model, tally.work.protocol, tally.outcome).inc()
         self._metrics.tokens.labels(model).inc(usage.completion_tokens)
         self._metrics.seconds.labels(model).observe(time.perf_counter() - tally.start)
+        if tally.first_token_at is not None:
+            since = tally.first_token_at - tally.arrived_at.timestamp()
+            self._metrics.prompts.first_token(model, since)
         if tally.outcome == "done" or usage.completion_tokens:
             cached = min(usage.cached_tokens, usage.prompt_tokens)
+            self._metrics.prompts.prompt(model, usage.prompt_tokens, cached)
             quantities = {
                 UsageKind.PREFILL: usage.prompt_tokens - cached,
                 UsageKind.PREFILL_CACHED: cached,
@@ -244,6 +254,7 @@ async def _increments(pieces: AsyncIterator[Piece], tally: _Tally) -> AsyncGener
     unfinished = set(range(len(transcripts)))
     with _outcome(tally):
         async for piece in pieces:
+            tally.first_token_at = tally.first_token_at or time.time()
             choice = first[piece.request] + piece.index
             if choice not in unfinished:
                 continue  # it was ended by a stop string that the engine has not noticed

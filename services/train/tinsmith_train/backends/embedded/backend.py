@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,15 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from tinsmith_common.errors import EngineFailure, TinsmithError
-from tinsmith_train.backends.base import WorkerLost
+from tinsmith_train.backends.base import EngineClock, WorkerLost
 from tinsmith_train.backends.embedded.config import EmbeddedConfig
 from tinsmith_train.backends.embedded.worker import TrainWorker
 from tinsmith_train.engine.types import (
     AdamParams,
-    ForwardBackward,
     ForwardBackwardResult,
     LoraSpec,
     ModelInfo,
+    PassPart,
 )
 
 
@@ -31,6 +32,7 @@ class EmbeddedBackend:
     def __init__(self, config: EmbeddedConfig) -> None:
         self._config = config
         self.actor: Any = None
+        self.clock = EngineClock()
 
     async def start(self) -> ModelInfo:
         """Start the worker and load the base model. Raises `EngineFailure` with what to change."""
@@ -64,10 +66,10 @@ class EmbeddedBackend:
         await self._call("delete_adapter", adapter_id)
 
     async def forward_backward(
-        self, batch: Sequence[ForwardBackward]
-    ) -> Sequence[ForwardBackwardResult | TinsmithError]:
+        self, parts: Sequence[PassPart]
+    ) -> Sequence[ForwardBackwardResult | TinsmithError | None]:
         """See `TrainBackend`."""
-        return await self._call("forward_backward", tuple(batch))
+        return await self._call("forward_backward", tuple(parts))
 
     async def optim_step(self, adapter_id: str, params: AdamParams) -> dict[str, float]:
         """See `TrainBackend`."""
@@ -91,7 +93,9 @@ class EmbeddedBackend:
         if self.actor is None:
             raise EngineFailure(f"the training worker of '{name}' is not running: the server must start it")
         try:
-            return await getattr(self.actor, method).remote(*args)
+            started, ended, value = await self.actor.call.remote(method, *args)
+            self.clock.note(datetime.fromtimestamp(started, UTC), datetime.fromtimestamp(ended, UTC))
+            return value
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, TinsmithError):

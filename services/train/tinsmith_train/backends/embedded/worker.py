@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tinsmith_common.errors import TinsmithError
 from tinsmith_train.backends.embedded.config import EmbeddedConfig
 from tinsmith_train.engine.types import (
     AdamParams,
+    Datum,
     ForwardBackward,
     ForwardBackwardResult,
     LoraSpec,
     ModelInfo,
+    PassPart,
 )
 
 if TYPE_CHECKING:
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
 
 SMALL_PASS_TOKENS = 256
 """Below this one thread is faster than handing out each of a thousand short operations."""
+
+
+_WARM_UP = "warm-up"
 
 
 class TrainWorker:
@@ -36,6 +44,12 @@ class TrainWorker:
         self._config = config
         self._threads = config.threads or os.cpu_count() or 1
         self._trainer: LoraTrainer
+
+    def call(self, method: str, *args: Any) -> tuple[float, float, Any]:
+        """Run one of the methods below. When it began and ended (`time.time`), and what it answers."""
+        started = time.time()
+        value = getattr(self, method)(*args)
+        return started, time.time(), value
 
     def load(self) -> ModelInfo:
         """Load the base model. Comes before all else, and not in the constructor, whose errors Ray swallows."""
@@ -51,7 +65,21 @@ class TrainWorker:
             longest = min(config.max_context_length, base.info.max_context_length)
             base = replace(base, info=replace(base.info, max_context_length=longest))
         self._trainer = LoraTrainer(base, config.limits)
+        self._warm_up()
         return self._trainer.info
+
+    def _warm_up(self) -> None:
+        """Do once what is slow the first time: libraries start their threads and choose their kernels."""
+        self.create_adapter(_WARM_UP, LoraSpec(8))
+        longest = self._trainer.info.max_context_length
+        for tokens in (16, SMALL_PASS_TOKENS):
+            ids = np.zeros(min(tokens, longest), np.int64)
+            datum = Datum(ids, ids, {"weights": np.ones(ids.size, np.float32)})
+            self.forward_backward(
+                [PassPart.whole(_WARM_UP, ForwardBackward(_WARM_UP, (datum,), "cross_entropy"))]
+            )
+        self.optim_step(_WARM_UP, AdamParams())
+        self.delete_adapter(_WARM_UP)
 
     def create_adapter(self, adapter_id: str, spec: LoraSpec) -> None:
         """See `TrainBackend`."""
@@ -62,14 +90,14 @@ class TrainWorker:
         self._trainer.delete_adapter(adapter_id)
 
     def forward_backward(
-        self, batch: Sequence[ForwardBackward]
-    ) -> Sequence[ForwardBackwardResult | TinsmithError]:
+        self, parts: Sequence[PassPart]
+    ) -> Sequence[ForwardBackwardResult | TinsmithError | None]:
         """See `TrainBackend`."""
         import torch
 
-        tokens = sum(len(datum.tokens) for item in batch for datum in item.datums)
+        tokens = sum(part.tokens for part in parts)
         torch.set_num_threads(1 if tokens < SMALL_PASS_TOKENS else self._threads)
-        return self._trainer.forward_backward(batch)
+        return self._trainer.run_parts(parts)
 
     def optim_step(self, adapter_id: str, params: AdamParams) -> dict[str, float]:
         """See `TrainBackend`."""

@@ -72,6 +72,7 @@ class FusedDecoder:
         self._layers = [layer_weights(layer) for layer in parts.layers]
         self._final_norm: Tensor = parts.norm.weight
         self._shape = shape
+        self._attention = attention.attention_for(shape, self._embedding.device, deterministic=deterministic)
         self._deterministic = deterministic
         self._keep_bytes = keep_bytes
         self._factors = FactorCopies(
@@ -146,7 +147,7 @@ class FusedDecoder:
         d_qkv = lora.project(x1, first + _QKV, columns.qkv_in, A_SIDE)
         qkv_base = F.linear(x1, w.qkv, w.qkv_bias)
         qkv = lora.heads(qkv_base, d_qkv, first + _QKV, w, shape, row.cos, row.sin)
-        attended = attention.attend(qkv, row.bounds, shape)
+        attended = self._attention.forward(qkv, row.bounds)
         d_o = lora.project(attended.out, first + _O, columns.o_in, A_SIDE)
         y = attended.out @ w.o.T
         lora.add(y, d_o, first + _O, 1, B_SIDE)
@@ -196,7 +197,7 @@ class FusedDecoder:
         lora.add(g_attended, gd_o, first + _O, 1, A_SIDE)
         lora.outer(kept.attended.out, gd_o, first + _O, columns.o_in, A_SIDE)
         lora.outer(grad, kept.d_o, first + _O, columns.hidden_out, B_SIDE)
-        grads = attention.attend_backward(g_attended, kept.attended, row.bounds, shape)
+        grads = self._attention.backward(g_attended, kept.attended, row.bounds)
         g_qkv = kept.qkv_base
         lora.heads_backward(g_qkv, kept.d_qkv, grads, first + _QKV, w, shape, row.cos, row.sin)
         gd = lora.project(g_qkv, first + _QKV, columns.qkv_out, B_SIDE)

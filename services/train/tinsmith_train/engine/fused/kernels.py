@@ -30,17 +30,18 @@ def _factor(table, module, adapter, adapters, SIDE: tl.constexpr, dtype):
 
 
 @triton.jit
-def _delta(d, d_stride, rows, row_mask, slot, factor, rank, columns, size, R: tl.constexpr):
+def _narrow(d, d_stride, rows, row_mask, slot, R: tl.constexpr):
+    """D (or GD) of one module, `[rows, R]`."""
+    at = d + rows[:, None] * d_stride + slot * R + tl.arange(0, R)[None, :]
+    return tl.load(at, mask=row_mask[:, None], other=0.0)
+
+
+@triton.jit
+def _delta(left, factor, rank, columns, size, R: tl.constexpr):
     """fp32 `[rows, columns]`: D (or GD) of one module times its factor; zero for an adapter without the module."""
     ranks = tl.arange(0, R)
-    left = tl.load(
-        d + rows[:, None] * d_stride + slot * R + ranks[None, :], mask=row_mask[:, None], other=0.0
-    )
-    right = tl.load(
-        factor + ranks[:, None] * size + columns[None, :],
-        mask=(ranks < rank)[:, None],
-        other=0.0,
-    )
+    at = factor + ranks[:, None] * size + columns[None, :]
+    right = tl.load(at, mask=(ranks < rank)[:, None], other=0.0)
     return tl.dot(left, right, input_precision="ieee")
 
 
@@ -95,7 +96,8 @@ def add_delta_kernel(
         rank = tl.load(ranks + module * adapters + adapter)
         if rank > 0:
             factor = _factor(table, module, adapter, adapters, SIDE, y.dtype.element_ty)
-            total += _delta(d, d_stride, rows, row_mask, slot, factor, rank, columns, size, R)
+            left = _narrow(d, d_stride, rows, row_mask, slot, R)
+            total += _delta(left, factor, rank, columns, size, R)
     tl.store(where, total.to(y.dtype.element_ty), mask=row_mask[:, None])
 
 
@@ -177,22 +179,25 @@ def norm_backward_kernel(
 
 
 @triton.jit
-def _head_halves(
-    y, y_stride, d, d_stride, rows, row_mask, head, slot, module, begin_head, width, table, ranks, adapter,
-    adapters,
-    R: tl.constexpr, HALF: tl.constexpr,
-):  # fmt: skip
+def _head_slot(head, Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr):
+    """Which of query, key and value a head belongs to, and the first head of that."""
+    slot = (head >= Q_HEADS).to(tl.int32) + (head >= Q_HEADS + KV_HEADS).to(tl.int32)
+    return slot, tl.where(slot == 0, 0, tl.where(slot == 1, Q_HEADS, Q_HEADS + KV_HEADS))
+
+
+@triton.jit
+def _rotary(cos, sin, rows, mask, HALF: tl.constexpr):
+    at = rows[:, None] * HALF + tl.arange(0, HALF)[None, :]
+    return tl.load(cos + at, mask=mask[:, None], other=0.0), tl.load(sin + at, mask=mask[:, None], other=0.0)
+
+
+@triton.jit
+def _head_halves(y, at, row_mask, left, factor, rank, columns, width, R: tl.constexpr, HALF: tl.constexpr):
     """Both halves of one head's columns with the adapter's delta, fp32 `[rows, HALF]`."""
-    low = tl.arange(0, HALF)
-    at = y + rows[:, None] * y_stride + head * 2 * HALF + low[None, :]
-    one = tl.load(at, mask=row_mask[:, None], other=0.0).to(tl.float32)
-    two = tl.load(at + HALF, mask=row_mask[:, None], other=0.0).to(tl.float32)
-    rank = tl.load(ranks + module * adapters + adapter)
-    if rank > 0:
-        factor = _factor(table, module, adapter, adapters, B_SIDE, y.dtype.element_ty)
-        columns = (head - begin_head) * 2 * HALF + low
-        one += _delta(d, d_stride, rows, row_mask, slot, factor, rank, columns, width, R)
-        two += _delta(d, d_stride, rows, row_mask, slot, factor, rank, columns + HALF, width, R)
+    one = tl.load(y + at, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    two = tl.load(y + at + HALF, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    one += _delta(left, factor, rank, columns, width, R)
+    two += _delta(left, factor, rank, columns + HALF, width, R)
     return one, two
 
 
@@ -200,38 +205,41 @@ def _head_halves(
 def heads_kernel(
     y, y_stride, d, d_stride, out, tiles, table, ranks, adapters, first_module, cos, sin, q_norm, k_norm, eps,
     Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, NORM: tl.constexpr,
-    R: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
+    R: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """One head of query, key or value: base output plus delta, head norm, rotary position; `out` is laid out as `y`.
+    """STEPS heads of query, key or value: base output plus delta, head norm, rotary position; `out` is laid out as `y`.
 
     cos, sin: fp32 `[rows, HALF]`. The head norm and the rotation leave values alone.
     """
-    head, tile = tl.program_id(0), tl.program_id(1)
+    group, tile = tl.program_id(0), tl.program_id(1)
     start, count, adapter = _tile(tiles, tile)
     rows = start.to(tl.int64) + tl.arange(0, ROWS)
     row_mask = tl.arange(0, ROWS) < count
-    slot = (head >= Q_HEADS).to(tl.int32) + (head >= Q_HEADS + KV_HEADS).to(tl.int32)
-    begin_head = tl.where(slot == 0, 0, tl.where(slot == 1, Q_HEADS, Q_HEADS + KV_HEADS))
+    slot, begin_head = _head_slot(group * STEPS, Q_HEADS, KV_HEADS)
+    module = first_module + slot
     width = tl.multiple_of(tl.where(slot == 0, Q_HEADS, KV_HEADS) * 2 * HALF, 16)
-    one, two = _head_halves(
-        y, y_stride, d, d_stride, rows, row_mask, head, slot, first_module + slot, begin_head, width, table, ranks,
-        adapter, adapters, R, HALF,
-    )  # fmt: skip
+    rank = tl.load(ranks + module * adapters + adapter)
+    factor = _factor(table, module, adapter, adapters, B_SIDE, y.dtype.element_ty)
+    left = _narrow(d, d_stride, rows, row_mask, slot, R)
     low = tl.arange(0, HALF)
-    if slot < 2:
-        if NORM:
-            weight = q_norm
-            if slot == 1:
-                weight = k_norm
-            inverse = tl.rsqrt((tl.sum(one * one, 1) + tl.sum(two * two, 1)) / (2 * HALF) + eps)[:, None]
-            one = one * inverse * tl.load(weight + low).to(tl.float32)[None, :]
-            two = two * inverse * tl.load(weight + HALF + low).to(tl.float32)[None, :]
-        c = tl.load(cos + rows[:, None] * HALF + low[None, :], mask=row_mask[:, None], other=0.0)
-        s = tl.load(sin + rows[:, None] * HALF + low[None, :], mask=row_mask[:, None], other=0.0)
-        one, two = one * c - two * s, two * c + one * s
-    at = out + rows[:, None] * y_stride + head * 2 * HALF + low[None, :]
-    tl.store(at, one.to(out.dtype.element_ty), mask=row_mask[:, None])
-    tl.store(at + HALF, two.to(out.dtype.element_ty), mask=row_mask[:, None])
+    turns = slot < 2
+    c, s = _rotary(cos, sin, rows, row_mask & turns, HALF)
+    weight = q_norm
+    if slot == 1:
+        weight = k_norm
+    for step in range(STEPS):
+        head = group * STEPS + step
+        at = rows[:, None] * y_stride + head * 2 * HALF + low[None, :]
+        columns = (head - begin_head) * 2 * HALF + low
+        one, two = _head_halves(y, at, row_mask, left, factor, rank, columns, width, R, HALF)
+        if turns:
+            if NORM:
+                inverse = tl.rsqrt((tl.sum(one * one, 1) + tl.sum(two * two, 1)) / (2 * HALF) + eps)[:, None]
+                one = one * inverse * tl.load(weight + low).to(tl.float32)[None, :]
+                two = two * inverse * tl.load(weight + HALF + low).to(tl.float32)[None, :]
+            one, two = one * c - two * s, two * c + one * s
+        tl.store(out + at, one.to(out.dtype.element_ty), mask=row_mask[:, None])
+        tl.store(out + at + HALF, two.to(out.dtype.element_ty), mask=row_mask[:, None])
 
 
 @triton.jit
@@ -239,69 +247,49 @@ def heads_backward_kernel(
     y, y_stride, d, d_stride, grad_q, grad_k, grad_v, tiles, table, ranks, adapters, first_module, cos, sin,
     q_norm, k_norm, eps,
     Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, NORM: tl.constexpr,
-    R: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
+    R: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """Backward of `heads_kernel`: the gradient by the projections takes the place of `y`.
 
     grad_q `[rows, Q_HEADS, 2 * HALF]`, grad_k and grad_v `[rows, KV_HEADS, 2 * HALF]`, all dense.
     """
-    head, tile = tl.program_id(0), tl.program_id(1)
+    group, tile = tl.program_id(0), tl.program_id(1)
     start, count, adapter = _tile(tiles, tile)
     rows = start.to(tl.int64) + tl.arange(0, ROWS)
     row_mask = tl.arange(0, ROWS) < count
-    slot = (head >= Q_HEADS).to(tl.int32) + (head >= Q_HEADS + KV_HEADS).to(tl.int32)
-    begin_head = tl.where(slot == 0, 0, tl.where(slot == 1, Q_HEADS, Q_HEADS + KV_HEADS))
+    slot, begin_head = _head_slot(group * STEPS, Q_HEADS, KV_HEADS)
+    module = first_module + slot
     width = tl.multiple_of(tl.where(slot == 0, Q_HEADS, KV_HEADS) * 2 * HALF, 16)
-    grad = grad_q
+    grad, weight = grad_q, q_norm
     if slot == 1:
-        grad = grad_k
+        grad, weight = grad_k, k_norm
     if slot == 2:
         grad = grad_v
+    rank = tl.load(ranks + module * adapters + adapter)
+    factor = _factor(table, module, adapter, adapters, B_SIDE, y.dtype.element_ty)
     low = tl.arange(0, HALF)
-    at = grad + rows[:, None] * width + (head - begin_head) * 2 * HALF + low[None, :]
-    g_one = tl.load(at, mask=row_mask[:, None], other=0.0).to(tl.float32)
-    g_two = tl.load(at + HALF, mask=row_mask[:, None], other=0.0).to(tl.float32)
-    if slot < 2:
-        c = tl.load(cos + rows[:, None] * HALF + low[None, :], mask=row_mask[:, None], other=0.0)
-        s = tl.load(sin + rows[:, None] * HALF + low[None, :], mask=row_mask[:, None], other=0.0)
-        g_one, g_two = g_one * c + g_two * s, g_two * c - g_one * s
-        if NORM:
-            one, two = _head_halves(
-                y, y_stride, d, d_stride, rows, row_mask, head, slot, first_module + slot, begin_head, width, table,
-                ranks, adapter, adapters, R, HALF,
-            )  # fmt: skip
-            weight = q_norm
-            if slot == 1:
-                weight = k_norm
-            inverse = tl.rsqrt((tl.sum(one * one, 1) + tl.sum(two * two, 1)) / (2 * HALF) + eps)[:, None]
-            one, two = one * inverse, two * inverse
-            g_one *= tl.load(weight + low).to(tl.float32)[None, :]
-            g_two *= tl.load(weight + HALF + low).to(tl.float32)[None, :]
-            mean = ((tl.sum(g_one * one, 1) + tl.sum(g_two * two, 1)) / (2 * HALF))[:, None]
-            g_one, g_two = inverse * (g_one - one * mean), inverse * (g_two - two * mean)
-    at = y + rows[:, None] * y_stride + head * 2 * HALF + low[None, :]
-    tl.store(at, g_one.to(y.dtype.element_ty), mask=row_mask[:, None])
-    tl.store(at + HALF, g_two.to(y.dtype.element_ty), mask=row_mask[:, None])
-
-
-@triton.jit
-def _gate_up(
-    y, y_stride, d, d_stride, rows, row_mask, columns, first_module, table, ranks, adapter, adapters, size,
-    R: tl.constexpr,
-):  # fmt: skip
-    """Gate and up with the adapter's deltas, fp32 `[rows, columns]`."""
-    at = y + rows[:, None] * y_stride + columns[None, :]
-    gate = tl.load(at, mask=row_mask[:, None], other=0.0).to(tl.float32)
-    up = tl.load(at + size, mask=row_mask[:, None], other=0.0).to(tl.float32)
-    gate_rank = tl.load(ranks + first_module * adapters + adapter)
-    up_rank = tl.load(ranks + (first_module + 1) * adapters + adapter)
-    if gate_rank > 0:
-        factor = _factor(table, first_module, adapter, adapters, B_SIDE, y.dtype.element_ty)
-        gate += _delta(d, d_stride, rows, row_mask, 0, factor, gate_rank, columns, size, R)
-    if up_rank > 0:
-        factor = _factor(table, first_module + 1, adapter, adapters, B_SIDE, y.dtype.element_ty)
-        up += _delta(d, d_stride, rows, row_mask, 1, factor, up_rank, columns, size, R)
-    return gate, up
+    turns = slot < 2
+    left = _narrow(d, d_stride, rows, row_mask & turns, slot, R)
+    c, s = _rotary(cos, sin, rows, row_mask & turns, HALF)
+    for step in range(STEPS):
+        head = group * STEPS + step
+        columns = (head - begin_head) * 2 * HALF + low
+        at = rows[:, None] * width + columns[None, :]
+        g_one = tl.load(grad + at, mask=row_mask[:, None], other=0.0).to(tl.float32)
+        g_two = tl.load(grad + at + HALF, mask=row_mask[:, None], other=0.0).to(tl.float32)
+        at = rows[:, None] * y_stride + head * 2 * HALF + low[None, :]
+        if turns:
+            g_one, g_two = g_one * c + g_two * s, g_two * c - g_one * s
+            if NORM:
+                one, two = _head_halves(y, at, row_mask, left, factor, rank, columns, width, R, HALF)
+                inverse = tl.rsqrt((tl.sum(one * one, 1) + tl.sum(two * two, 1)) / (2 * HALF) + eps)[:, None]
+                one, two = one * inverse, two * inverse
+                g_one *= tl.load(weight + low).to(tl.float32)[None, :]
+                g_two *= tl.load(weight + HALF + low).to(tl.float32)[None, :]
+                mean = ((tl.sum(g_one * one, 1) + tl.sum(g_two * two, 1)) / (2 * HALF))[:, None]
+                g_one, g_two = inverse * (g_one - one * mean), inverse * (g_two - two * mean)
+        tl.store(y + at, g_one.to(y.dtype.element_ty), mask=row_mask[:, None])
+        tl.store(y + at + HALF, g_two.to(y.dtype.element_ty), mask=row_mask[:, None])
 
 
 @triton.jit
@@ -314,15 +302,21 @@ def swiglu_kernel(
     start, count, adapter = _tile(tiles, tile)
     rows = start.to(tl.int64) + tl.arange(0, ROWS)
     row_mask = tl.arange(0, ROWS) < count
+    gate_rank = tl.load(ranks + first_module * adapters + adapter)
+    up_rank = tl.load(ranks + (first_module + 1) * adapters + adapter)
+    gate_b = _factor(table, first_module, adapter, adapters, B_SIDE, y.dtype.element_ty)
+    up_b = _factor(table, first_module + 1, adapter, adapters, B_SIDE, y.dtype.element_ty)
+    gate_d = _narrow(d, d_stride, rows, row_mask, 0, R)
+    up_d = _narrow(d, d_stride, rows, row_mask, 1, R)
     columns = block * BLOCK + tl.arange(0, BLOCK)
-    gate, up = _gate_up(
-        y, y_stride, d, d_stride, rows, row_mask, columns, first_module, table, ranks, adapter, adapters, size,
-        R,
-    )  # fmt: skip
+    at = y + rows[:, None] * y_stride + columns[None, :]
+    gate = tl.load(at, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    up = tl.load(at + size, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    gate += _delta(gate_d, gate_b, gate_rank, columns, size, R)
+    up += _delta(up_d, up_b, up_rank, columns, size, R)
     value = gate * tl.sigmoid(gate) * up
-    tl.store(
-        out + rows[:, None] * size + columns[None, :], value.to(out.dtype.element_ty), mask=row_mask[:, None]
-    )
+    at = out + rows[:, None] * size + columns[None, :]
+    tl.store(at, value.to(out.dtype.element_ty), mask=row_mask[:, None])
 
 
 @triton.jit
@@ -338,21 +332,27 @@ def swiglu_backward_kernel(
     start, count, adapter = _tile(tiles, tile)
     rows = start.to(tl.int64) + tl.arange(0, ROWS)
     row_mask = tl.arange(0, ROWS) < count
-    columns = block * BLOCK + tl.arange(0, BLOCK)
-    at = act + rows[:, None] * size + columns[None, :]
-    g = tl.load(at, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    gate_rank = tl.load(ranks + first_module * adapters + adapter)
+    up_rank = tl.load(ranks + (first_module + 1) * adapters + adapter)
     down_rank = tl.load(ranks + (first_module + 2) * adapters + adapter)
-    if down_rank > 0:
-        factor = _factor(table, first_module + 2, adapter, adapters, A_SIDE, y.dtype.element_ty)
-        g += _delta(gd, gd_stride, rows, row_mask, 0, factor, down_rank, columns, size, R)
-    gate, up = _gate_up(
-        y, y_stride, d, d_stride, rows, row_mask, columns, first_module, table, ranks, adapter, adapters, size,
-        R,
-    )  # fmt: skip
+    gate_b = _factor(table, first_module, adapter, adapters, B_SIDE, y.dtype.element_ty)
+    up_b = _factor(table, first_module + 1, adapter, adapters, B_SIDE, y.dtype.element_ty)
+    down_a = _factor(table, first_module + 2, adapter, adapters, A_SIDE, y.dtype.element_ty)
+    gate_d = _narrow(d, d_stride, rows, row_mask, 0, R)
+    up_d = _narrow(d, d_stride, rows, row_mask, 1, R)
+    down_gd = _narrow(gd, gd_stride, rows, row_mask, 0, R)
+    columns = block * BLOCK + tl.arange(0, BLOCK)
+    at = y + rows[:, None] * y_stride + columns[None, :]
+    act_at = act + rows[:, None] * size + columns[None, :]
+    gate = tl.load(at, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    up = tl.load(at + size, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    g = tl.load(act_at, mask=row_mask[:, None], other=0.0).to(tl.float32)
+    gate += _delta(gate_d, gate_b, gate_rank, columns, size, R)
+    up += _delta(up_d, up_b, up_rank, columns, size, R)
+    g += _delta(down_gd, down_a, down_rank, columns, size, R)
     sigmoid = tl.sigmoid(gate)
     silu = gate * sigmoid
-    tl.store(at, (silu * up).to(act.dtype.element_ty), mask=row_mask[:, None])
-    at = y + rows[:, None] * y_stride + columns[None, :]
+    tl.store(act_at, (silu * up).to(act.dtype.element_ty), mask=row_mask[:, None])
     g_gate = g * up * (sigmoid + silu * (1.0 - sigmoid))
     tl.store(at, g_gate.to(y.dtype.element_ty), mask=row_mask[:, None])
     tl.store(at + size, (g * silu).to(y.dtype.element_ty), mask=row_mask[:, None])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tinsmith_train.engine.adapters import Adapter
 from tinsmith_train.engine.decoder import Owner
+from tinsmith_train.engine.transfer import upload
 
 ROWS = 64
 """Rows of a tile."""
@@ -81,11 +82,11 @@ class FactorCopies:
         ranks = np.where(present[:, :, 0], np.array([adapter.spec.rank for adapter in adapters]), 0)
         longest = max(owner.stop - owner.start for owner in owners)
         return RowPlan(
-            tiles=_upload(_pieces(owners, ROWS), device),
-            chunks=_upload(_pieces(owners, longest if deterministic else CHUNK_ROWS), device),
-            table=_upload(table.astype(np.int64), device),
-            ranks=_upload(ranks.astype(np.int32), device),
-            scales=_upload(np.array([adapter.scale for adapter in adapters], np.float32), device),
+            tiles=upload(_pieces(owners, ROWS), device),
+            chunks=upload(_pieces(owners, longest if deterministic else CHUNK_ROWS), device),
+            table=upload(table.astype(np.int64), device),
+            ranks=upload(ranks.astype(np.int32), device),
+            scales=upload(np.array([adapter.scale for adapter in adapters], np.float32), device),
             rank=padded_rank(adapter.spec.rank for adapter in adapters),
         )
 
@@ -125,8 +126,3 @@ def _pieces(owners: Sequence[Owner], rows: int) -> NDArray[np.int32]:
         ],
         np.int32,
     )
-
-
-def _upload(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

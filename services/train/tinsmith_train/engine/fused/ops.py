@@ -14,6 +14,12 @@ from tinsmith_train.engine.fused.weights import LayerWeights, Shape
 A_SIDE, B_SIDE = 0, 1
 
 
+HEAD_STEPS = 4
+"""Heads of a program, forward: finding an adapter's matrices and the rotation takes as long as a head."""
+
+HEAD_STEPS_BACKWARD = 2
+
+
 class Columns(NamedTuple):
     """Where the columns of neighbouring modules lie in a tensor.
 
@@ -76,11 +82,12 @@ class Lora:
     ) -> Tensor:
         """Query, key and value of all heads, `[T, heads * head_dim]`."""
         plan, out = self._plan, torch.empty_like(y)
-        kernels.heads_kernel[(shape.heads, len(plan.tiles))](
+        steps = _steps(shape.kv_heads, HEAD_STEPS)
+        kernels.heads_kernel[(shape.heads // steps, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), out, plan.tiles, plan.table, plan.ranks, plan.adapters, first, cos, sin,
             *_head_norms(w, y), shape.eps,
-            **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2,
-            num_warps=4, num_stages=2,
+            **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2, STEPS=steps,
+            num_warps=4, num_stages=3,
         )  # fmt: skip
         return out
 
@@ -90,11 +97,12 @@ class Lora:
     ) -> None:  # fmt: skip
         """The gradient by the projections takes the place of `y`."""
         plan = self._plan
-        kernels.heads_backward_kernel[(shape.heads, len(plan.tiles))](
+        steps = _steps(shape.kv_heads, HEAD_STEPS_BACKWARD)
+        kernels.heads_backward_kernel[(shape.heads // steps, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), *(grad.contiguous() for grad in grads), plan.tiles, plan.table,
             plan.ranks, plan.adapters, first, cos, sin, *_head_norms(w, y), shape.eps,
-            **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2,
-            num_warps=4, num_stages=2,
+            **_head_sizes(w, shape), R=plan.rank, ROWS=ROWS, HALF=shape.head_dim // 2, STEPS=steps,
+            num_warps=4, num_stages=3,
         )  # fmt: skip
 
     def swiglu(self, y: Tensor, d: Tensor, first: int) -> Tensor:
@@ -104,7 +112,8 @@ class Lora:
         block = min(64, size & -size)
         kernels.swiglu_kernel[(size // block, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), out, plan.tiles, plan.table, plan.ranks, plan.adapters, first, size,
-            R=plan.rank, ROWS=ROWS, BLOCK=block, num_warps=4, num_stages=2,
+            R=plan.rank, ROWS=ROWS, BLOCK=block,
+            num_warps=8, num_stages=3,
         )  # fmt: skip
         return out
 
@@ -115,7 +124,8 @@ class Lora:
         kernels.swiglu_backward_kernel[(size // block, len(plan.tiles))](
             y, y.stride(0), d, d.stride(0), act, gd, gd.stride(0), plan.tiles, plan.table, plan.ranks,
             plan.adapters, first, size,
-            R=plan.rank, ROWS=ROWS, BLOCK=block, num_warps=4, num_stages=2,
+            R=plan.rank, ROWS=ROWS, BLOCK=block,
+            num_warps=4, num_stages=3,
         )  # fmt: skip
 
 
@@ -165,3 +175,8 @@ def _power(size: int) -> int:
 
 def _warps(size: int) -> int:
     return min(16, max(1, size // 512))
+
+
+def _steps(blocks: int, most: int) -> int:
+    """The largest power of two, at most `most`, that divides the number of blocks."""
+    return min(most, blocks & -blocks)

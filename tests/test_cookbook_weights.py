@@ -1,4 +1,4 @@
-"""Adapters of a mixture of experts in the cookbook's own conversion and merge, and their size at the hosted service."""
+"""Adapters of experts and of vision-language models in the cookbook's conversion and merge, and their size."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from tinker_cookbook.hyperparam_utils import get_lora_param_count
 from tinker_cookbook.weights import build_hf_model, build_lora_adapter
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    LlamaConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from tinsmith_train.engine.model import prepare_base_model
 from tinsmith_train.engine.trainer import LoraTrainer
@@ -136,6 +144,30 @@ def test_the_cookbooks_merge_of_experts_gives_our_logprobs(
     build_hf_model(base_model=str(base_folder), adapter_path=raw, output_path=merged, dtype="float32")
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
     np.testing.assert_allclose(ours(trained, "whole"), theirs(model), atol=3e-5)
+
+
+def test_the_cookbooks_merge_of_a_vision_language_model_gives_our_logprobs(tmp_path: Path) -> None:
+    text: Any = {
+        **SIZES,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+    }
+    tower: Any = {
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+    }
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=tower))
+    model.save_pretrained(tmp_path / "base")
+    trainer = LoraTrainer(prepare_base_model("test/vl", model))
+    trainer.create_adapter("whole", SPECS["whole"])
+    trainer.adapter("whole").weights.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    raw, merged = export(trainer, "whole", tmp_path / "ours"), str(tmp_path / "merged")
+    build_hf_model(base_model=str(tmp_path / "base"), adapter_path=raw, output_path=merged, dtype="float32")
+    other = AutoModelForImageTextToText.from_pretrained(merged, dtype=torch.float32)
+    np.testing.assert_allclose(ours(trainer, "whole"), theirs(other), atol=3e-5)
 
 
 @pytest.mark.parametrize("name", SHAPES)
