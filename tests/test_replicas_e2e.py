@@ -14,7 +14,7 @@ import psutil
 import pytest
 import tinker
 
-from libs.common.tests.conftest import postgres  # noqa: F401
+from libs.common.tests.conftest import postgres as postgres
 from tests.conftest import MODEL
 from tests.data import some_tokens
 from tinsmith_local import Stack, StackConfig

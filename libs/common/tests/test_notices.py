@@ -119,13 +119,10 @@ async def test_the_last_words_of_a_process_are_sent(stores: Stores, other: Store
 
 async def test_a_process_that_ends_answers_its_polls(stores: Stores) -> None:
     await stores.futures.submit("s:1", PromiseKind.SAMPLE, "ann", b"ask")
-    polls = [
-        asyncio.create_task(stores.futures.wait("s:1", "ann", 30)),
-        asyncio.create_task(stores.futures.completions.wait("s/0", "ann", 0, 30)),
-    ]
+    poll = asyncio.create_task(stores.futures.wait("s:1", "ann", 30))
+    batch_poll = asyncio.create_task(stores.futures.completions.wait("s/0", "ann", 0, 30))
     await asyncio.sleep(0.05)
     stores.futures.stop_waiting()
     async with asyncio.timeout(5):
-        result, batch = await asyncio.gather(*polls)
-    assert result is None
-    assert batch.completions == ()
+        assert await poll is None
+        assert (await batch_poll).completions == ()
