@@ -269,11 +269,8 @@ def main() -> int:
         Stack(StackConfig(port=0, data_dir=Path(folder)), Console(show_logs=False)) as stack,
     ):
         seconds = asyncio.run(soak(stack, options, findings))
-    row = (
-        about
-        | {"command": f"python -m benchmarks.soak {' '.join(sys.argv[1:])}".strip()}
-        | judge(findings, seconds)
-    )
+    command = f"python -m benchmarks.soak {' '.join(sys.argv[1:])}".strip()
+    row: dict[str, Any] = {**about, "command": command, **judge(findings, seconds)}
     path = ROOT / "benchmarks" / "results" / f"{about['date']}-{options.label}-soak.json"
     path.write_text(f"[\n{json.dumps(row)}\n]\n")
     print(f"written to {path.relative_to(ROOT)}")

@@ -3,7 +3,11 @@
 import re
 from importlib.resources import files
 
+import httpx
 import pytest
+from fastapi import FastAPI
+
+from tinsmith_common.http.ui_router import ui_router
 
 FOLDER = files("tinsmith_common") / "ui"
 NAMES = ("index.html", "app.js", "chart.js", "style.css")
@@ -11,6 +15,24 @@ NAMES = ("index.html", "app.js", "chart.js", "style.css")
 
 def text(name: str) -> str:
     return (FOLDER / name).read_text()
+
+
+async def test_the_page_and_every_file_that_it_names_are_served() -> None:
+    app = FastAPI()
+    app.include_router(ui_router())
+    named = re.findall(r"(?:href|src)=\"(ui/[^\"]+)\"", text("index.html"))
+    named += [f"ui/{name}" for name in re.findall(r"from \"\./([^\"]+)\"", text("app.js"))]
+    assert sorted(named) == ["ui/app.js", "ui/chart.js", "ui/style.css"]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://any") as client:
+        kinds = {path: (await client.get(f"/{path}")).headers["content-type"] for path in ("ui", *named)}
+        missing = await client.get("/ui/none.js")
+    assert {path: kind.split(";")[0] for path, kind in kinds.items()} == {
+        "ui": "text/html",
+        "ui/app.js": "text/javascript",
+        "ui/chart.js": "text/javascript",
+        "ui/style.css": "text/css",
+    }
+    assert missing.status_code == 404
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -58,6 +58,8 @@ async def test_reports_are_series_of_their_own(stores: Stores) -> None:
         ("reward", 2, 1.0),
     ]
     assert await stores.history.reports("b") == ()
+    assert await stores.history.reports("a", NOW) == ()
+    assert len(await stores.history.reports("a", NOW - timedelta(microseconds=1))) == 3
 
 
 async def test_what_is_old_is_forgotten(stores: Stores) -> None:

@@ -8,7 +8,7 @@ const KEY = "tinsmith-key";
 const TABLE_STEPS = 50;
 
 const $ = (selector) => document.querySelector(selector);
-const state = { training: null, sampling: null, run: null, steps: [], reports: [], samples: [], timer: 0 };
+const state = { training: null, sampling: null, run: null, steps: [], reports: [], samples: [], timer: 0, turn: 0 };
 
 class Refused extends Error {}
 
@@ -32,8 +32,9 @@ async function read(path) {
 
 async function poll() {
   clearTimeout(state.timer);
+  const turn = ++state.turn; // a newer poll, another key or another choice makes this one void
   const results = await Promise.allSettled([read("training"), read("sampling")]);
-  if (!sessionStorage.getItem(KEY)) return;
+  if (turn !== state.turn) return;
   const refused = results.find((result) => result.reason instanceof Refused);
   if (refused) return askForKey(refused.reason.message);
   const names = ["train", "sample"];
@@ -44,20 +45,23 @@ async function poll() {
   if (results[0].value || results[1].value) remember(results[0].value, results[1].value);
   if (!state.run) state.run = state.training?.runs[0]?.run_id ?? null;
   if (state.run && results[0].value) {
-    try { await readHistory(); } catch (error) { problems.push(`The curves could not be read: ${error.message}`); }
+    try { await readHistory(turn); } catch (error) { problems.push(`The curves could not be read: ${error.message}`); }
+    if (turn !== state.turn) return;
   }
   showProblems(problems);
   render(problems.length > 0);
   state.timer = setTimeout(poll, EVERY_MS);
 }
 
-async function readHistory() {
-  const run = state.run;
-  const after = state.steps.length ? state.steps[state.steps.length - 1].number : 0;
-  const history = await read(`runs/${encodeURIComponent(run)}/history?after=${after}`);
-  if (run !== state.run) return;
-  state.steps.push(...history.steps);
-  state.reports = history.reports;
+async function readHistory(turn) {
+  const { steps, reports } = state;
+  const step = steps.length ? steps[steps.length - 1].number : 0;
+  const at = reports.reduce((latest, report) => (report.at > latest ? report.at : latest), "");
+  const since = at ? `&reported_after=${encodeURIComponent(at)}` : "";
+  const history = await read(`runs/${encodeURIComponent(state.run)}/history?after=${step}${since}`);
+  if (turn !== state.turn) return;
+  steps.push(...history.steps);
+  reports.push(...history.reports);
 }
 
 // -- what changes in time
@@ -280,6 +284,7 @@ function showProblems(problems) {
 
 function askForKey(problem) {
   clearTimeout(state.timer);
+  state.turn += 1;
   sessionStorage.removeItem(KEY);
   Object.assign(state, { training: null, sampling: null, run: null, steps: [], reports: [], samples: [] });
   $("#main").hidden = $("#forget").hidden = true;

@@ -109,9 +109,11 @@ class RunHistory:
             rows = (await connection.execute(query.order_by(_STEPS.number))).all()
         return tuple(_to_step(row) for row in rows)
 
-    async def reports(self, run_id: str) -> tuple[Report, ...]:
-        """What is kept of a run's reports, by name and in order."""
+    async def reports(self, run_id: str, after: datetime | None = None) -> tuple[Report, ...]:
+        """What is kept of a run's reports, and came after that time, by name and in order."""
         query = select(core(RunReportRow)).where(_REPORTS.run_id == run_id)
+        if after is not None:
+            query = query.where(_REPORTS.at > after)
         async with self._database.read() as connection:
             rows = (await connection.execute(query.order_by(_REPORTS.name, _REPORTS.number))).all()
         return tuple(

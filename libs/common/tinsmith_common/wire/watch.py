@@ -86,7 +86,7 @@ class WatchTraining(WireModel):
 
 
 class WatchRunHistory(WireModel):
-    """Steps after the asked number and all reports, in order. Of long runs, both are thinned out."""
+    """Steps after the asked number and reports after the asked time, in order. Of long runs, both are thinned out."""
 
     run_id: str
     steps: list[WatchedStep]

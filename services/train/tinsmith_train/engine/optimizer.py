@@ -65,7 +65,7 @@ def _apply_in_one_pass(
     excess: float,
 ) -> None:
     """The same by the kernel of `torch.optim.AdamW(fused=True)`: a third of the memory traffic, in one launch."""
-    torch._fused_adamw_(  # pyright: ignore[reportPrivateUsage]
+    torch._fused_adamw_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         [weights], [grad], [exp_avg], [exp_avg_sq], [],
         [torch.full((), float(step), device=weights.device)],
         lr=params.learning_rate, beta1=params.beta1, beta2=params.beta2, weight_decay=params.weight_decay,

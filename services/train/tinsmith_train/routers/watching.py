@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from tinsmith_common.wire.base import UtcDatetime
 from tinsmith_common.wire.watch import WatchRunHistory, WatchTraining
 from tinsmith_train.routers.dependencies import Caller, ServicesDep
 
@@ -24,6 +25,7 @@ async def history(
     caller: Caller,
     services: ServicesDep,
     after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    reported_after: UtcDatetime | None = None,
 ) -> WatchRunHistory:
-    """Its optimizer steps after the number `after`, and what its client reported."""
-    return await services.watching.history(caller, run_id, after)
+    """Its optimizer steps after the number `after`, and what its client reported after a time."""
+    return await services.watching.history(caller, run_id, after, reported_after)

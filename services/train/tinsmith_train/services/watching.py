@@ -50,13 +50,15 @@ class WatchService:
             trained_tokens=trained_tokens if caller.is_operator else None,
         )
 
-    async def history(self, caller: Principal, run_id: str, after: int) -> WatchRunHistory:
+    async def history(
+        self, caller: Principal, run_id: str, after: int, reported_after: datetime | None = None
+    ) -> WatchRunHistory:
         """One run's curves. Raises `NotFound`."""
         run = await self._stores.catalog.runs.get(run_id)
         if run is None or not (caller.is_operator or run.owner == caller.owner):
             raise NotFound(f"no training run {run_id}")
         steps = await self._stores.history.steps(run_id, after)
-        reports = await self._stores.history.reports(run_id)
+        reports = await self._stores.history.reports(run_id, reported_after)
         return WatchRunHistory(
             run_id=run_id,
             steps=[_step(step) for step in steps],
