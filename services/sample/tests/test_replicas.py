@@ -231,3 +231,17 @@ async def test_waiting_bodies_are_bounded_in_bytes(serve: Serve, fake_engine: An
         await service.result(f"{sampler}:0")
         await until(lambda: fake_engine.running == 0)
         assert (await service.sample(sampler, 3, prompt=prompt)).status_code == 200
+
+
+async def test_the_poll_of_a_sample_that_waits_for_a_place_says_so(serve: Serve, fake_engine: Any) -> None:
+    async with serve(fake_engine, max_running_samples=1, long_poll_s=0.1) as service:
+        await until(lambda: service.app.state.ready)
+        sampler = await service.session()
+        states: list[str] = []
+        for seq_id in range(2):
+            promise = (await service.sample(sampler, seq_id)).json()
+            await until(lambda: fake_engine.running == 1)
+            answer = await service.http.post("/api/v1/retrieve_future", json=promise)
+            states.append(answer.json()["queue_state"])
+        fake_engine.gate.set()
+    assert states == ["active", "paused_capacity"]
