@@ -106,7 +106,12 @@ def load_both(stack: Stack, database: str, sampler: tinker.SamplingClient) -> li
     """Samples in flight at both replicas, with their seeds."""
     running = [(seed, sample(sampler, seed)) for _ in range(EACH) for seed in SEEDS]
     ports = {port(stack, replica) for replica in REPLICAS}
-    wait_for(lambda: unfinished(database).keys() == ports)
+
+    def both_have_many() -> bool:
+        held = unfinished(database)
+        return held.keys() == ports and min(held.values()) >= len(running) // 4
+
+    wait_for(both_have_many)
     return running
 
 

@@ -107,7 +107,9 @@ async def test_thousands_of_names_arrive_each_once_whatever_they_are(stores: Sto
 
 
 @on_postgres
-async def test_the_last_words_of_a_process_are_sent(stores: Stores, other: Stores) -> None:
+async def test_the_last_words_of_a_process_are_sent_and_it_ends_quietly(
+    stores: Stores, other: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
     heard: list[str] = []
     other.futures.notices.on(Topic.HOLDER, heard.append)
     stores.futures.notices.send(Topic.HOLDER, "gone")
@@ -115,6 +117,7 @@ async def test_the_last_words_of_a_process_are_sent(stores: Stores, other: Store
     async with asyncio.timeout(10):
         while heard != ["gone"]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 
 async def test_a_process_that_ends_answers_its_polls(stores: Stores) -> None:

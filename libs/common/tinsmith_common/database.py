@@ -107,11 +107,8 @@ class Database:
         """The Postgres driver's own connection, of no pool and in no transaction."""
         engine = create_async_engine(self._url, poolclass=NullPool)
         try:
-            held: Any = await engine.raw_connection()
-            try:
-                yield held.driver_connection
-            finally:
-                held.close()
+            async with engine.connect() as held:
+                yield (await held.get_raw_connection()).driver_connection
         finally:
             await engine.dispose()
 
