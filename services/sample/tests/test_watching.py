@@ -59,6 +59,18 @@ async def test_the_time_to_the_first_token_counts_from_the_arrival(
     assert 40 <= found["tinsmith_first_token_seconds_sum"] < 60
 
 
+@pytest.mark.slow  # imports transformers
+async def test_a_stream_counts_its_prompt_and_its_first_part(serve: Serve, fake_engine: Any) -> None:
+    fake_engine.gate.set()
+    body = {"model": "tinsmith/tiny", "prompt": [5, 6, 7], "stream": True}
+    async with serve(fake_engine) as service:
+        (await service.http.post("/oai/api/v1/completions", json=body)).raise_for_status()
+        found = await metrics(service)
+    assert found["tinsmith_first_token_seconds_count"] == 1
+    assert found["tinsmith_prompt_tokens_total source=computed"] == 3
+    assert found["tinsmith_inference_tokens_total"] == 2
+
+
 async def watched(service: Any, key: str = "tml-key") -> Any:
     await service.app.state.reporter.report()
     answer = await service.http.get("/api/v1/ui/sampling", headers={"X-API-Key": key})

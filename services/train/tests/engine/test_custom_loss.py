@@ -223,7 +223,8 @@ def test_the_trainer_s_gradient_is_that_of_the_same_built_in_loss(
     item = submission(graph, make_datum)
     # Rows of 12 tokens: the submission is spread over two of them.
     custom, built_in = (
-        make_trainer(a=LoraSpec(4), limits=TrainerLimits(tokens_per_pass=12)) for _ in range(2)
+        make_trainer(a=LoraSpec(4), limits=TrainerLimits(tokens_per_pass=12, tokens_per_piece=12))
+        for _ in range(2)
     )
     result = custom.forward_backward([item])[0]
     expected = built_in.forward_backward([ForwardBackward("a", item.datums, "cross_entropy")])[0]

@@ -20,7 +20,7 @@ from tinsmith_train.engine.types import (
 from .conftest import MakeDatum, MakeTrainer, assert_same_gradient
 
 SPEC = LoraSpec(4)
-ROWS_OF_9 = TrainerLimits(tokens_per_pass=9)
+ROWS_OF_9 = TrainerLimits(tokens_per_pass=9, tokens_per_piece=9)
 
 
 def submit(

@@ -74,7 +74,7 @@ def test_two_accumulated_calls_equal_one(make_trainer: MakeTrainer, make_datum: 
 def test_small_rows_and_recomputed_logits_change_no_result(
     loss: str, make_trainer: MakeTrainer, make_datum: MakeDatum
 ) -> None:
-    limits = TrainerLimits(tokens_per_pass=8, logits_chunk_mib=0, logits_keep_mib=0)
+    limits = TrainerLimits(tokens_per_pass=8, tokens_per_piece=8, logits_chunk_mib=0, logits_keep_mib=0)
     roomy, tight = make_trainer(a=SMALL), make_trainer(limits=limits, a=SMALL)
     item = submit("a", *(make_datum(n, n) for n in (7, 3, 12, 4)), loss=loss)
     (expected,), (actual,) = run(roomy, item), run(tight, item)
@@ -159,7 +159,7 @@ def test_a_loss_that_is_not_finite_is_that_items_error_and_leaves_no_gradient(
     make_trainer: MakeTrainer, make_datum: MakeDatum
 ) -> None:
     """The sampler's logprob of -200 makes a ratio of e^197. Rows of 9 tokens: the good part of it runs first."""
-    trainer = make_trainer(limits=TrainerLimits(tokens_per_pass=9), a=SMALL)
+    trainer = make_trainer(limits=TrainerLimits(tokens_per_pass=9, tokens_per_piece=9), a=SMALL)
     run(trainer, submit("a", make_datum(5, 6)))
     before = grad(trainer, "a")
     wild = make_datum(1, 9)
@@ -202,7 +202,7 @@ def test_a_run_that_breaks_down_puts_its_gradient_back(
     make_trainer: MakeTrainer, make_datum: MakeDatum, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Breaks in the second of two rows, when the first one's gradient has been added already."""
-    trainer = make_trainer(limits=TrainerLimits(tokens_per_pass=9), a=SMALL)
+    trainer = make_trainer(limits=TrainerLimits(tokens_per_pass=9, tokens_per_piece=9), a=SMALL)
     run(trainer, submit("a", make_datum(5, 6)))
     before = grad(trainer, "a")
     break_down_on(monkeypatch, 8)
@@ -267,7 +267,7 @@ def test_what_each_position_adds_to_the_loss_is_told_when_asked_for(
     loss: str, make_trainer: MakeTrainer, make_datum: MakeDatum
 ) -> None:
     data = [make_datum(n, n, k=2) if loss == "cross_entropy" else make_datum(n, n) for n in (7, 3, 12)]
-    trainer = make_trainer(limits=TrainerLimits(tokens_per_pass=8), a=SMALL)
+    trainer = make_trainer(limits=TrainerLimits(tokens_per_pass=8, tokens_per_piece=8), a=SMALL)
     asked = replace(submit("a", *data, loss=loss, look=True), elementwise=True)
     (told,), (plain,) = run(trainer, asked), run(trainer, submit("a", *data, loss=loss, look=True))
     assert plain.elementwise_loss == ()

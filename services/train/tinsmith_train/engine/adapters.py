@@ -56,7 +56,7 @@ class LoraTarget:
 
 @dataclass(frozen=True)
 class LoraPair:
-    """Views into an adapter's buffers: A `[rank, in]` and B `[out, rank]`, autograd leaves.
+    """Views into an adapter's buffers: A `[rank, in]` and B `[out, rank]`, autograd leaves, and their gradients.
 
     B lies in memory as `[rank, out]`, as A does as `[rank, in]`: kernels read both along the wide side. Stacks of
     experts have a first dimension more.
@@ -64,6 +64,8 @@ class LoraPair:
 
     a: Tensor
     b: Tensor
+    a_grad: Tensor
+    b_grad: Tensor
 
 
 def wanted_targets(targets: Sequence[LoraTarget], spec: LoraSpec) -> tuple[LoraTarget, ...]:
@@ -147,7 +149,7 @@ class Adapter:
         pairs: dict[str, LoraPair] = {}
         for path, (a, b) in self.views(self.weights).items():
             a.requires_grad_().grad, b.requires_grad_().grad = grads[path]
-            pairs[path] = LoraPair(a, b)
+            pairs[path] = LoraPair(a, b, *grads[path])
         return pairs
 
     @torch.no_grad()

@@ -20,26 +20,21 @@ PACKED_ATTENTION = "tinsmith_packed"
 class PackedRow:
     """Where the sequences of a row lie.
 
-    runs:       (start, count, length) of neighbours of equal length, which attend as one batch.
+    runs:       (count, length) of neighbours of equal length, which attend as one batch, in order.
     cu_seqlens: int32 `[sequences + 1]` on the model's device.
     longest:    length of the longest sequence.
     """
 
-    runs: tuple[tuple[int, int, int], ...]
+    runs: tuple[tuple[int, int], ...]
     cu_seqlens: Tensor
     longest: int
 
     @classmethod
     def of(cls, lengths: tuple[int, ...], device: torch.device) -> "PackedRow":
         """Describe a row of sequences with these lengths, in order."""
-        runs: list[tuple[int, int, int]] = []
-        start = 0
-        for length, same in groupby(lengths):
-            count = len(list(same))
-            runs.append((start, count, length))
-            start += count * length
+        runs = tuple((len(list(same)), length) for length, same in groupby(lengths))
         bounds = torch.from_numpy(np.cumsum((0, *lengths), dtype=np.int32)).to(device)
-        return cls(tuple(runs), bounds, max(lengths))
+        return cls(runs, bounds, max(lengths))
 
 
 def register_packed_attention() -> None:
@@ -70,17 +65,19 @@ def packed_attention(
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and softcap is None:
         return _varlen(query, key, value, packed, scaling, sliding_window), None
     attend = _attend if softcap is None else partial(_attend_capped, softcap=softcap)
+    # Split in one operation: a slice for each run would make the backward pass write the whole row once a run.
+    sizes = [count * length for count, length in packed.runs]
+    queries, keys, values = (states[0].split(sizes, dim=1) for states in (query, key, value))
     outputs = [
-        attend(_batch(query, run), _batch(key, run), _batch(value, run), scaling, sliding_window)
-        for run in packed.runs
+        attend(_batch(q, run), _batch(k, run), _batch(v, run), scaling, sliding_window)
+        for run, q, k, v in zip(packed.runs, queries, keys, values, strict=True)
     ]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), None
 
 
-def _batch(states: Tensor, run: tuple[int, int, int]) -> Tensor:
-    """A view of the run, `[count, heads, length, dim]`."""
-    start, count, length = run
-    return states[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
+def _batch(states: Tensor, run: tuple[int, int]) -> Tensor:
+    """`[heads, count * length, dim]` seen as `[count, heads, length, dim]`."""
+    return states.unflatten(1, run).transpose(0, 1)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:

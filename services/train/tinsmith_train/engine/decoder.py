@@ -74,4 +74,5 @@ def spans_of(path: str, owners: Sequence[Owner]) -> SpanSet:
     return SpanSet(
         bounds=tuple((owner.start, owner.stop, owner.adapter.scale) for owner, _ in here),
         factors=tuple(factor for _, pair in here for factor in (pair.a, pair.b)),
+        sinks=tuple(sink for _, pair in here for sink in (pair.a_grad, pair.b_grad)),
     )

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinsmith_train.engine.families import LogitMap
-from tinsmith_train.engine.lora import Bound, SpanSet, add_deltas, deltas_backward
+from tinsmith_train.engine.lora import Bound, SpanSet, add_deltas, deltas_backward, whole_factors
+from tinsmith_train.engine.packing import ROW_STEP
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,32 @@ class LogitMemory:
     chunk_bytes: int
     keep_bytes: int
 
+    def chunk_rows(self, vocab_size: int) -> int:
+        """Rows of a chunk: whole steps of rows, for the sake of `packing.ROW_STEP`."""
+        return max(ROW_STEP, self.chunk_bytes // (4 * vocab_size) // ROW_STEP * ROW_STEP)
+
 
 def target_logprobs(
-    hidden: Tensor, head: Head, spans: SpanSet, target_rows: Tensor, targets: Tensor, memory: LogitMemory
+    hidden: Tensor,
+    head: Head,
+    spans: SpanSet,
+    target_rows: Tensor,
+    targets: Tensor,
+    memory: LogitMemory,
+    *,
+    single: bool,
 ) -> Tensor:
     """fp32 `[M]`: log-probability of `targets[j]` under the softmax at row `target_rows[j]`.
 
-    hidden `[T, hidden]`; target_rows int64 `[M]`, never falling; targets int64 `[M]`. Differentiable in `hidden` and
-    in the factors of `spans`.
+    hidden `[T, hidden]`; target_rows int64 `[M]`, never falling, with `single` always rising; targets int64 `[M]`.
+    Differentiable in `hidden`; the gradients of the factors of `spans` are added to their sinks.
     """
-    if not spans.bounds and len(targets) == len(hidden) and head.map == LogitMap():
-        frozen: Tensor = _FrozenHead.apply(hidden, head, targets, memory)
-        return frozen
-    result: Tensor = _TargetLogprobs.apply(
-        hidden, head, target_rows, targets, memory, spans.bounds, *spans.factors
-    )
+    if single and not spans.bounds and head.map == LogitMap():
+        whole = len(targets) == len(hidden)
+        wanted = targets if whole else targets.new_zeros(len(hidden)).index_copy(0, target_rows, targets)
+        frozen: Tensor = _FrozenHead.apply(hidden, head, wanted, memory)
+        return frozen if whole else frozen.index_select(0, target_rows)
+    result: Tensor = _TargetLogprobs.apply(hidden, head, target_rows, targets, memory, spans, *spans.factors)
     return result
 
 
@@ -69,7 +81,7 @@ class _FrozenHead(torch.autograd.Function):
         keep = bool(ctx.needs_input_grad[0])
         result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         mean = torch.empty_like(hidden) if keep else None
-        size = max(1, memory.chunk_bytes // (4 * head.weight.shape[0]))
+        size = memory.chunk_rows(head.weight.shape[0])
         for rows, wanted, sink in zip(
             hidden.split(size), targets.split(size), range(0, len(hidden), size), strict=True
         ):
@@ -113,8 +125,9 @@ class _Chunk:
     bounds: tuple[Bound, ...]
     spans: tuple[int, ...]
 
-    def factors(self, factors: Sequence[Tensor]) -> list[Tensor]:
-        return [factors[2 * span + side] for span in self.spans for side in (0, 1)]
+    def of_spans(self, pairs: Sequence[Tensor]) -> list[Tensor]:
+        """Of two tensors for each span of the row, those of the chunk's spans."""
+        return [pairs[2 * span + side] for span in self.spans for side in (0, 1)]
 
     def cells(self, target_rows: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
         """Places of the targets in the flattened `[rows, vocab]` chunk."""
@@ -131,13 +144,13 @@ class _TargetLogprobs(torch.autograd.Function):
         target_rows: Tensor,
         targets: Tensor,
         memory: LogitMemory,
-        bounds: Sequence[Bound],
+        spans: SpanSet,
         *factors: Tensor,
     ) -> Tensor:
         vocab_size = head.weight.shape[0]
         fits = hidden.shape[0] * vocab_size * 4 <= memory.keep_bytes
         keep = any(ctx.needs_input_grad) and fits and head.map == LogitMap()
-        chunks = list(_chunks(hidden.shape[0], vocab_size, target_rows, bounds, memory))
+        chunks = list(_chunks(hidden.shape[0], vocab_size, target_rows, spans.bounds, memory))
         result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         kept: list[Tensor] = []
         for chunk in chunks:
@@ -145,7 +158,7 @@ class _TargetLogprobs(torch.autograd.Function):
             result[chunk.first : chunk.last] = log_softmax.take(chunk.cells(target_rows, targets, vocab_size))
             if keep:
                 kept.append(log_softmax)
-        ctx.head, ctx.chunks, ctx.kept = head, chunks, kept
+        ctx.head, ctx.chunks, ctx.kept, ctx.sinks = head, chunks, kept, spans.sinks
         ctx.save_for_backward(hidden, target_rows, targets, *factors)
         return result
 
@@ -154,10 +167,9 @@ class _TargetLogprobs(torch.autograd.Function):
         hidden, target_rows, targets, *factors = ctx.saved_tensors
         weight: Tensor = ctx.head.weight
         g_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        g_factors = [torch.zeros_like(factor) for factor in factors]
         for index, chunk in enumerate(ctx.chunks):
             rows = hidden[chunk.start : chunk.stop]
-            mine = chunk.factors(factors)
+            mine = chunk.of_spans(factors)
             slope: Tensor | float = 1.0
             if ctx.kept:
                 log_softmax, downs = ctx.kept[index], _downs(rows, chunk, mine)
@@ -166,20 +178,17 @@ class _TargetLogprobs(torch.autograd.Function):
             g_logits = _logits_gradient(log_softmax, grad_outputs[0], chunk, target_rows, targets)
             g_logits = g_logits.mul_(slope).to(weight.dtype)
             g_rows = g_logits @ weight if g_hidden is not None else None
-            grads = deltas_backward(g_logits, rows, downs, chunk.bounds, mine, g_rows)
-            for sink, grad in zip(chunk.factors(g_factors), grads, strict=True):
-                sink.add_(grad)
+            deltas_backward(g_logits, rows, downs, chunk.bounds, mine, chunk.of_spans(ctx.sinks), g_rows)
             if g_hidden is not None and g_rows is not None:
                 g_hidden[chunk.start : chunk.stop] = g_rows
         ctx.kept = None
-        return g_hidden, None, None, None, None, None, *g_factors
+        return (g_hidden, None, None, None, None, None, *(None for _ in factors))
 
 
 def _chunks(
     rows: int, vocab_size: int, target_rows: Tensor, bounds: Sequence[Bound], memory: LogitMemory
 ) -> Iterator[_Chunk]:
-    size = max(1, memory.chunk_bytes // (4 * vocab_size))
-    edges = [*range(0, rows, size), rows]
+    edges = _edges(rows, bounds, memory.chunk_rows(vocab_size))
     firsts = torch.searchsorted(target_rows, torch.tensor(edges, device=target_rows.device)).tolist()
     for place, (start, stop) in enumerate(pairwise(edges)):
         cut = {
@@ -190,12 +199,26 @@ def _chunks(
         yield _Chunk(start, stop, firsts[place], firsts[place + 1], tuple(cut.values()), tuple(cut))
 
 
+def _edges(rows: int, bounds: Sequence[Bound], size: int) -> list[int]:
+    """Where chunks of at most `size` rows begin, and the end.
+
+    A span is cut only when it is longer than a chunk, and then by its own length alone: the gradients of its factors
+    are sums over chunks.
+    """
+    edges = [0]
+    owned = sorted({0, rows, *(edge for start, stop, _ in bounds for edge in (start, stop))})
+    for start, stop in pairwise(owned):
+        if stop - edges[-1] > size:
+            edges += range(start, stop, size)
+    return sorted({*edges, rows})
+
+
 def _log_softmax(
     rows: Tensor, head: Head, chunk: _Chunk, factors: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor], Tensor | float]:
     """fp32 `[rows, vocab]`, the spans' `scale x A^T`, and the slope of the logits' map."""
     logits = F.linear(rows, head.weight, head.bias)
-    downs = add_deltas(logits, rows, chunk.bounds, chunk.factors(factors))
+    downs = add_deltas(logits, rows, chunk.bounds, chunk.of_spans(factors))
     logits, slope = mapped_logits(logits, head.map)
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32), downs, slope
 
@@ -209,10 +232,11 @@ def mapped_logits(logits: Tensor, change: LogitMap) -> tuple[Tensor, Tensor | fl
 
 
 def _downs(rows: Tensor, chunk: _Chunk, factors: Sequence[Tensor]) -> list[Tensor]:
-    return [
-        (rows[start:stop] @ factors[2 * index].to(rows.dtype).T).mul_(scale)
-        for index, (start, stop, scale) in enumerate(chunk.bounds)
-    ]
+    downs: list[Tensor] = []
+    for index, (start, stop, scale) in enumerate(chunk.bounds):
+        a, _ = whole_factors(factors[2 * index], factors[2 * index + 1], rows)
+        downs.append((rows[start:stop] @ a.T).mul_(scale))
+    return downs
 
 
 def _logits_gradient(

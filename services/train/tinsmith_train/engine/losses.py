@@ -19,6 +19,8 @@ IMPORTANCE_CAP = 2.0
 CLIP_INPUTS = ("clip_low_threshold", "clip_high_threshold")
 """Bounds of the ratio: options of a loss, or inputs with one value per position that override the option."""
 
+_SUM_BLOCK = 16_384
+
 
 @dataclass(frozen=True)
 class Positions:
@@ -70,6 +72,18 @@ class Loss:
     defaults: Mapping[str, float] = field(default_factory=dict)
     soft_targets: bool = False
     notices: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+def steady_sum(terms: Tensor) -> Tensor:
+    """The sum of `[M]`, in an order that does not depend on the number of CPU threads.
+
+    torch shares sums of 32,768 terms and more among its threads.
+    """
+    return (
+        terms.sum()
+        if len(terms) <= _SUM_BLOCK
+        else torch.stack([b.sum() for b in terms.split(_SUM_BLOCK)]).sum()
+    )
 
 
 def cross_entropy(p: Positions) -> Tensor:

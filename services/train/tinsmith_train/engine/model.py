@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tinsmith_common.errors import EngineFailure
+from tinsmith_train.engine.activations import steady_activations
 from tinsmith_train.engine.adapters import Group, LoraTarget
 from tinsmith_train.engine.attention import PACKED_ATTENTION, register_packed_attention
 from tinsmith_train.engine.decoder import Decoder, ModuleDecoder
@@ -94,6 +95,7 @@ def prepare_base_model(name: str, model: Any, processor: Any = None) -> BaseMode
     model.requires_grad_(False)
     model.eval()
     head, module = _head_of(name, model, family), cast(nn.Module, model.get_submodule(family.decoder))
+    steady_activations(module)
     table = SpanTable()
     layers = _wrap_layers(name, module, family, table)
     targets = (*layers, LoraTarget(family.head, head.in_features, head.out_features, "unembed"))

@@ -138,12 +138,14 @@ class TrainerLimits:
     tokens_per_pass:  tokens in one packed row; a longer sequence gets a row of its own. None: 1024 on a CPU, where more
                       only makes others wait; on a GPU 8192, up to 32768 where the activations of so many take at
                       most 32 GiB.
+    tokens_per_piece: on a CPU, tokens of a submission that are one span and one loss (`packing.Pieces`).
     logits_chunk_mib: fp32 logits computed at a time; None: 64 on a CPU, 2048 on a GPU, which wants large matmuls.
     full_models:      how many models may train all their weights at a time, at 16 bytes a parameter.
     logits_keep_mib:  log-softmax kept for the backward pass, which is computed again when it would be larger.
     """
 
     tokens_per_pass: int | None = None
+    tokens_per_piece: int = 1024
     logits_chunk_mib: int | None = None
     logits_keep_mib: int = 1024
     full_models: int = 0

@@ -96,7 +96,8 @@ class TrainWorker:
         import torch
 
         tokens = sum(part.tokens for part in parts)
-        torch.set_num_threads(1 if tokens < SMALL_PASS_TOKENS else self._threads)
+        small = tokens < SMALL_PASS_TOKENS and self._trainer.steady_threads
+        torch.set_num_threads(1 if small else self._threads)
         return self._trainer.run_parts(parts)
 
     def optim_step(self, adapter_id: str, params: AdamParams) -> dict[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tinsmith_common.errors import InvalidInput
 from tinsmith_train.engine.custom_loss.execution import MAX_ELEMENTS, GraphRunner
 from tinsmith_train.engine.custom_loss.graph import LossGraph, LossInput
-from tinsmith_train.engine.losses import Loss, Measured, Positions
+from tinsmith_train.engine.losses import Loss, Measured, Positions, steady_sum
 from tinsmith_train.engine.types import Datum
 
 InputArray = NDArray[np.float32] | NDArray[np.int64]
@@ -54,7 +54,7 @@ class _CustomLoss:
             start = stop
         # The value of the loss, and the gradient that was just found: each datum's graph is gone by now.
         gradient = torch.cat(gradients).to(p.logprobs.device)
-        tangent = ((p.logprobs - p.logprobs.detach()) * gradient).sum()
+        tangent = steady_sum((p.logprobs - p.logprobs.detach()) * gradient)
         keys = [key for key, _ in self._graph.metrics]
         return Measured(total.to(tangent) + tangent, dict(zip(keys, sums.tolist(), strict=True)))
 
