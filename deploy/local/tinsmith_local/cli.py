@@ -109,6 +109,7 @@ def _config(options: argparse.Namespace) -> StackConfig:
         train_python=options.train_python or defaults.train_python,
         sample_python=options.sample_python or defaults.sample_python,
         access_log=options.access_log,
+        sample_replicas=options.sample_replicas,
         ready_timeout_s=options.ready_timeout,
     )
 
@@ -147,6 +148,9 @@ def _add_options(parser: argparse.ArgumentParser, port: str) -> None:
     )
     parser.add_argument("--train-python", help="interpreter of the train service [this one]")
     parser.add_argument("--sample-python", help="interpreter of the sample service [.venv-sample/bin/python]")
+    parser.add_argument(
+        "--sample-replicas", type=int, default=1, metavar="N", help="sample services, with an engine each [1]"
+    )
     parser.add_argument(
         "--access-log", action="store_true", help="let the gateway write DATA_DIR/gateway/access.log"
     )

@@ -49,13 +49,19 @@ class StackConfig:
     access_log: bool = False
     ray_namespace: str = field(default_factory=lambda: os.environ.get("RAY_NAMESPACE") or "tinsmith")
     ray_object_store_mib: int = 256
+    sample_replicas: int = 1
+    """Sample services behind the gateway, each with engines of its own."""
     ready_timeout_s: float = 600.0
     stop_grace_s: float = 5.0
+    drain_grace_s: float = field(default_factory=lambda: float(os.environ.get("DRAIN_GRACE_S") or 2))
+    """For samples that still run when the stack is stopped: those of a laptop need not be waited for as long."""
 
     def __post_init__(self) -> None:
         for port in (self.port, self.tls_port):
             if port is not None and not 0 <= port <= 65535:
                 raise StackError(f"PORT is {port}: choose a number from 1 to 65535, or 0 for any free port.")
+        if self.sample_replicas < 1:
+            raise StackError(f"There must be at least one sample replica, not {self.sample_replicas}.")
         if self.port is None and self.tls_port is None:
             raise StackError("The gateway needs a port: give port, tls_port or both.")
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -1,4 +1,4 @@
-"""The four parts of the stack: how each is launched and how it shows that it is ready."""
+"""The parts of the stack: how each is launched and how it shows that it is ready."""
 
 import json
 import os
@@ -23,11 +23,15 @@ _PROBE_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part. `needs` names the parts that must be ready before it is launched; `doing` says what its start is."""
+    """One part. `needs` names the parts that must be ready before it is launched; `doing` says what its start is.
+
+    Parts of the same `service` stand in for each other.
+    """
 
     name: str
     doing: str
     needs: tuple[str, ...]
+    service: str
     prepare: Callable[[], Launch]
     """Called before every launch: writes what the command reads."""
     ready: Callable[[PartProcess], bool]
@@ -42,17 +46,26 @@ class Ports:
     admin: int
     ray: int
     train: int
-    sample: int
+    samples: tuple[int, ...]
+    """One of each replica, in their order."""
 
 
 def choose_ports(config: StackConfig) -> Ports:
     """The gateway's ports as configured, a free one for every other part."""
-    http, https, *rest = free_ports(6)
+    http, https, admin, ray, train, *samples = free_ports(5 + config.sample_replicas)
     return Ports(
         None if config.port is None else config.port or http,
         None if config.tls_port is None else config.tls_port or https,
-        *rest,
+        admin,
+        ray,
+        train,
+        tuple(samples),
     )
+
+
+def sample_names(config: StackConfig) -> tuple[str, ...]:
+    """The names of the sample service's replicas: `sample`, `sample-2`, and so on."""
+    return ("sample", *(f"sample-{number}" for number in range(2, config.sample_replicas + 1)))
 
 
 def stack_parts(config: StackConfig, ports: Ports) -> tuple[Part, ...]:
@@ -63,7 +76,10 @@ def stack_parts(config: StackConfig, ports: Ports) -> tuple[Part, ...]:
     ray_env = _ray_environment()
     return (
         _ray(config, ports, ray_env),
-        _sample(config, ports),
+        *(
+            _sample(config, name, port)
+            for name, port in zip(sample_names(config), ports.samples, strict=True)
+        ),
         _train(config, ports, ray_env),
         _gateway(config, ports),
     )
@@ -95,7 +111,7 @@ def _ray(config: StackConfig, ports: Ports, ray_env: Mapping[str, str]) -> Part:
     def ready(process: PartProcess) -> bool:
         return process.log.exists() and "Ray runtime started" in process.log.read_text(errors="replace")
 
-    return Part(name="ray", doing="starting", needs=(), prepare=prepare, ready=ready)
+    return Part(name="ray", doing="starting", needs=(), service="ray", prepare=prepare, ready=ready)
 
 
 def _train(config: StackConfig, ports: Ports, ray_env: Mapping[str, str]) -> Part:
@@ -115,12 +131,13 @@ def _train(config: StackConfig, ports: Ports, ray_env: Mapping[str, str]) -> Par
         name="train",
         doing="loading model",
         needs=("ray",),
+        service="train",
         prepare=prepare,
         ready=lambda _: _answers(f"http://{_LOOPBACK}:{ports.train}/readyz"),
     )
 
 
-def _sample(config: StackConfig, ports: Ports) -> Part:
+def _sample(config: StackConfig, name: str, port: int) -> Part:
     if not Path(config.sample_python).exists():
         raise StackError(
             f"There is no Python at {config.sample_python} for the sample service: "
@@ -130,18 +147,21 @@ def _sample(config: StackConfig, ports: Ports) -> Part:
     def prepare() -> Launch:
         env = {
             **_service_environment(config),
+            "DRAIN_GRACE_S": str(config.drain_grace_s),
             "SAMPLING_HOST": _LOOPBACK,
-            "SAMPLING_PORT": str(ports.sample),
+            "SAMPLING_PORT": str(port),
         }
         command = (config.sample_python, "-m", "tinsmith_sample")
-        return Launch(name="sample", command=command, env=env, grace_s=config.stop_grace_s)
+        grace_s = config.stop_grace_s + config.drain_grace_s
+        return Launch(name=name, command=command, env=env, grace_s=grace_s)
 
     return Part(
-        name="sample",
+        name=name,
         doing="loading engine",
         needs=(),
+        service="sample",
         prepare=prepare,
-        ready=lambda _: _answers(f"http://{_LOOPBACK}:{ports.sample}/readyz"),
+        ready=lambda _: _answers(f"http://{_LOOPBACK}:{port}/readyz"),
     )
 
 
@@ -155,7 +175,7 @@ def _gateway(config: StackConfig, ports: Ports) -> Part:
         admin=Endpoint(_LOOPBACK, ports.admin),
         services={
             "tinsmith-train": [Endpoint(_LOOPBACK, ports.train)],
-            "tinsmith-sample": [Endpoint(_LOOPBACK, ports.sample)],
+            "tinsmith-sample": [Endpoint(_LOOPBACK, port) for port in ports.samples],
         },
         access_log=folder.resolve() / "access.log" if config.access_log else None,
     )
@@ -179,7 +199,15 @@ def _gateway(config: StackConfig, ports: Ports) -> Part:
             _answers(f"{url}/healthz") for url in _urls(_address(config), ports).values()
         )
 
-    return Part(name="gateway", doing="starting", needs=("train", "sample"), prepare=prepare, ready=ready)
+    return Part(
+        name="gateway",
+        doing="starting",
+        # Before it: a host that fails its very first health check is asked again only after a minute.
+        needs=("train", *sample_names(config)),
+        service="gateway",
+        prepare=prepare,
+        ready=ready,
+    )
 
 
 def own_certificate(config: StackConfig) -> OwnCertificate | None:

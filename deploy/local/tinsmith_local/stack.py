@@ -16,7 +16,7 @@ from typing import Self
 from tinsmith_local.config import StackConfig
 from tinsmith_local.console import Console
 from tinsmith_local.errors import PartFailed, StackError, StackInterrupted
-from tinsmith_local.parts import Part, base_urls, choose_ports, own_certificate, stack_parts
+from tinsmith_local.parts import Part, base_urls, choose_ports, own_certificate, sample_names, stack_parts
 from tinsmith_local.ports import check_port
 from tinsmith_local.process import PartProcess
 
@@ -37,8 +37,9 @@ class Stack:
     """Ray, the train service, the sample service and Envoy on this machine.
 
     A context manager: entering starts everything and returns when the gateway answers, leaving stops everything. A
-    part that ends by itself takes the whole stack down; `failure` then says which and why. A part ended with `kill`
-    stays down, without harm to the others, until `restart`: nothing is ever restarted unasked.
+    part that ends by itself takes the whole stack down, unless another replica of it runs; `failure` then says which
+    and why. A part ended with `kill` stays down, without harm to the others, until `restart`: nothing is ever
+    restarted unasked.
     """
 
     def __init__(self, config: StackConfig, console: Console | None = None) -> None:
@@ -76,9 +77,10 @@ class Stack:
         return {"TINKER_BASE_URL": self.base_url, **trust, "TINKER_API_KEY": self.api_key}
 
     def service_url(self, name: str) -> str:
-        """Where the train or the sample service listens behind the gateway, or its own admin interface: for figures."""
-        port = {"train": self._ports.train, "sample": self._ports.sample, "gateway": self._ports.admin}[name]
-        return f"http://127.0.0.1:{port}"
+        """Where a part listens behind the gateway, or the gateway's own admin interface: for figures."""
+        ports = {"train": self._ports.train, "gateway": self._ports.admin}
+        ports |= zip(sample_names(self.config), self._ports.samples, strict=True)
+        return f"http://127.0.0.1:{ports[name]}"
 
     @property
     def api_key(self) -> str:
@@ -215,12 +217,24 @@ class Stack:
         if process.expected or self.failure is not None:
             return
         code = process.exit_code
+        if self._up and self._has_replica(process.name):
+            self._console.progress(
+                f"{process.name} ended by itself with exit code {code}; its replicas go on"
+            )
+            return
         self.failure = PartFailed(
             process.name, f"ended by itself with exit code {code}", code, process.tail()
         )
         if self._up:
             self._up = False
             threading.Thread(target=self.stop, name="stack-stop").start()
+
+    def _has_replica(self, name: str) -> bool:
+        return any(
+            process.running and self._parts[other].service == self._parts[name].service
+            for other, process in self._processes.items()
+            if other != name
+        )
 
     def _end(self, processes: list[PartProcess]) -> None:
         for process in processes:

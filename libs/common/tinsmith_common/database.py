@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, NullPool, bindparam, case, event, inspect
+from sqlalchemy import Connection, NullPool, bindparam, case, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -32,17 +32,23 @@ class Database:
     """Connections to the shared store.
 
     `read()` and `write()` are transactions. SQLite lets one writer in at a time and answers the others by
-    sleeping in steps of up to 100 ms, so writers of this process queue on a lock instead.
+    sleeping in steps of up to 100 ms, so writers of this process queue on a lock instead. There are at most
+    `connections` at a time.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connections: int = 16) -> None:
         self._url = make_url(url)
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         if self._is_sqlite and self._url.database:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
         driver = {"async_creator_fn": connect} if self._is_sqlite else {}
+        kept = (connections + 1) // 2
         self._engine = create_async_engine(
-            self._url, pool_size=8, max_overflow=8, pool_timeout=60, connect_args=driver
+            self._url,
+            pool_size=kept,
+            max_overflow=connections - kept,
+            pool_timeout=60,
+            connect_args=driver,
         )
         self._write_lock = asyncio.Lock() if self._is_sqlite else None
         if self._is_sqlite:
@@ -68,6 +74,11 @@ class Database:
             await engine.dispose()
 
     @property
+    def is_postgres(self) -> bool:
+        """Whether this is a store on Postgres."""
+        return not self._is_sqlite
+
+    @property
     def exists(self) -> bool:
         """False for an SQLite file that nobody has made yet."""
         return not self._is_sqlite or Path(self._url.database or "").exists()
@@ -90,6 +101,21 @@ class Database:
         with _bad_values_are_bad_input():
             async with self._write_lock or nullcontext(), self._engine.begin() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def postgres_connection(self) -> AsyncGenerator[Any, None]:
+        """The Postgres driver's own connection, of no pool and in no transaction."""
+        engine = create_async_engine(self._url, poolclass=NullPool)
+        try:
+            async with engine.connect() as held:
+                yield (await held.get_raw_connection()).driver_connection
+        finally:
+            await engine.dispose()
+
+    async def lock(self, connection: AsyncConnection, number: int) -> None:
+        """Have a transaction wait for all others that lock this number. SQLite has one writer at a time anyway."""
+        if not self._is_sqlite:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
     def insert_if_absent(self, table: type[SQLModel], values: dict[str, Any] | None, *key: str) -> Any:
         """`INSERT … ON CONFLICT (key) DO NOTHING`, in the dialect of this store.

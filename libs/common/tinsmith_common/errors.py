@@ -83,6 +83,12 @@ class Overloaded(TinsmithError):
     http_status = 429
 
 
+class Leaving(TinsmithError):
+    """This process is about to end and takes no work; another one does, or it does itself when it is back."""
+
+    http_status = 503
+
+
 class TookTooLong(TinsmithError):
     """An answer that a caller waits for did not come in time; the work goes on."""
 

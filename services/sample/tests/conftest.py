@@ -178,6 +178,8 @@ class FakeEngine:
     running: int = 0
     cached_tokens: int = 0
 
+    capacity: int = 256
+
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
@@ -282,14 +284,15 @@ class Service:
 
 
 @asynccontextmanager
-async def _serve(folder: Path, engine: SamplingEngine) -> AsyncGenerator[Service]:
-    config = SamplingConfig(
-        supported_models=[{"name": MODEL, "path": locate_model(TINY_MODEL)}],  # type: ignore[list-item]
-        metadata_dir=folder,
-        tinker_api_key="key",  # type: ignore[arg-type]
-        long_poll_s=2,
-        max_queued_samples=50,
-    )
+async def _serve(folder: Path, engine: SamplingEngine, **settings: Any) -> AsyncGenerator[Service]:
+    defaults: dict[str, Any] = {
+        "supported_models": [{"name": MODEL, "path": locate_model(TINY_MODEL)}],
+        "metadata_dir": folder,
+        "tinker_api_key": "key",
+        "long_poll_s": 2,
+        "max_queued_samples": 50,
+    }
+    config = SamplingConfig(**defaults | settings)
     app = create_app(config, {MODEL: engine})
     transport = httpx.ASGITransport(app)
     headers = {"X-API-Key": "tml-key"}
@@ -301,9 +304,13 @@ async def _serve(folder: Path, engine: SamplingEngine) -> AsyncGenerator[Service
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Callable[[SamplingEngine], AbstractAsyncContextManager[Service]]:
-    """Starts services one after the other on the same stores."""
-    return lambda engine: _serve(tmp_path, engine)
+def serve(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Service]]:
+    """Starts services on the same stores: one after the other, or on different ports at the same time."""
+
+    def start(engine: SamplingEngine, **settings: Any) -> AbstractAsyncContextManager[Service]:
+        return _serve(tmp_path, engine, **settings)
+
+    return start
 
 
 @pytest.fixture

@@ -21,14 +21,16 @@ from tinsmith_sample.config import SamplingConfig
 from tinsmith_sample.engines.base import SamplingEngine
 from tinsmith_sample.metrics import InferenceMetrics, SampleMetrics, TokenMetrics
 from tinsmith_sample.routers import api_router, inference_router
-from tinsmith_sample.runtime import Runtime, build_engines
+from tinsmith_sample.runtime import Runtime, Working, build_engines
 from tinsmith_sample.services.adapters import AdapterLocator
+from tinsmith_sample.services.admission import Engines
 from tinsmith_sample.services.direct import DirectSampling
 from tinsmith_sample.services.inference.container import InferenceServices
 from tinsmith_sample.services.inference.generation import Inference
 from tinsmith_sample.services.inference.models import Models
 from tinsmith_sample.services.inference.vocabulary import Vocabularies
-from tinsmith_sample.services.sampling import SamplingService
+from tinsmith_sample.services.replica import Replica, new_replica_id
+from tinsmith_sample.services.sampling import QueueLimits, SamplingService
 from tinsmith_sample.services.sessions import SamplingSessions
 from tinsmith_sample.services.watching import ReplicaReporter, WatchService
 
@@ -43,8 +45,9 @@ def create_app(
     config = config or SamplingConfig()
     configure_logging(config.kgateway_log_level, json_lines=config.log_json)
     registry = CollectorRegistry()
-    stores = Stores.build(config, "sample", registry)
-    engines = build_engines(config) if engines is None else engines
+    holder = new_replica_id(config.sampling_host, config.sampling_port)
+    stores = Stores.build(config, "sample", registry, holder)
+    engines = Engines(build_engines(config) if engines is None else engines, config.max_running_samples)
     tokens = TokenMetrics(registry)
     metrics = SampleMetrics(
         registry, lambda: {name: engine.stats() for name, engine in engines.items()}, tokens
@@ -57,7 +60,10 @@ def create_app(
         adapters,
         engines,
         metrics,
-        config.max_queued_samples,
+        QueueLimits(config.max_queued_samples, int(config.max_queued_mib * 2**20)),
+    )
+    inference = Inference(
+        engines, stores.catalog.usage, InferenceMetrics(registry, tokens), config.max_queued_samples
     )
     app = FastAPI(
         title="Tinsmith sample service", lifespan=_lifespan, redirect_slashes=False, responses=PROBLEMS
@@ -70,12 +76,13 @@ def create_app(
     app.state.inference = InferenceServices.build(
         Models(stores.catalog, sessions, adapters, tuple(engines)),
         Vocabularies({model.name: config.locate(model) for model in config.supported_models}),
-        Inference(
-            engines, stores.catalog.usage, InferenceMetrics(registry, tokens), config.max_queued_samples
-        ),
+        inference,
     )
     app.state.direct = DirectSampling(sessions, sampling, stores.futures)
-    app.state.runtime = Runtime(config, engines, sampling)
+    replica = Replica(stores.futures, sampling, config.replica_timeout_s)
+    app.state.runtime = runtime = Runtime(config, engines, Working(sampling, inference, replica))
+    app.state.drain = lambda: _drain(app, runtime, stores)
+    app.state.describe_wait = sampling.describe_wait
     app.state.watching = WatchService(stores)
     app.state.reporter = ReplicaReporter(stores, engines, registry, lambda: app.state.ready)
     return app
@@ -89,7 +96,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     try:
         try:
             await stores.open()
-            runtime.start(app)
+            await runtime.start(app)
             reporter.start()
         except TinsmithError as error:
             give_up(app, error)
@@ -99,6 +106,11 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         await reporter.stop()
         await runtime.stop()
         await stores.close()
+
+
+async def _drain(app: FastAPI, runtime: Runtime, stores: Stores) -> None:
+    await runtime.drain(app)
+    stores.futures.stop_waiting()
 
 
 def __getattr__(name: str) -> Any:

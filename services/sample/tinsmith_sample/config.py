@@ -25,6 +25,20 @@ class SamplingConfig(CommonSettings):
     max_queued_samples: int = Field(
         default=20_000, ge=1, description="asample requests, and as many of inference; more get a 429"
     )
+    max_queued_mib: float = Field(
+        default=256.0, gt=0, description="bodies of waiting asample requests in all; more get a 429"
+    )
+    max_running_samples: int | None = Field(
+        default=None, ge=1, description="given to an engine at a time; default: its own limit and an eighth"
+    )
+    replica_timeout_s: float = Field(
+        default=6.0,
+        ge=0.3,
+        description="without a sign of life, after which others take a replica's work over",
+    )
+    drain_grace_s: float = Field(
+        default=30.0, ge=0, description="for running samples to finish after SIGTERM; others are handed back"
+    )
     max_prompt_scores: int = Field(
         default=2**18,
         ge=1,

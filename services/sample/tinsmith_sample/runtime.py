@@ -1,7 +1,8 @@
-"""What runs beside requests: the engines, their supervision, and work left over from an earlier process."""
+"""What runs beside requests: the engines, their supervision, and this process's part among its replicas."""
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fastapi import FastAPI
 
@@ -10,6 +11,8 @@ from tinsmith_common.observability import get_logger
 from tinsmith_sample.config import SamplingConfig
 from tinsmith_sample.engines.base import SamplingEngine
 from tinsmith_sample.engines.sglang import EngineConfig, SGLangEngine
+from tinsmith_sample.services.inference.generation import Inference
+from tinsmith_sample.services.replica import Replica
 from tinsmith_sample.services.sampling import SamplingService
 
 _log = get_logger(__name__)
@@ -37,43 +40,70 @@ def build_engines(config: SamplingConfig) -> dict[str, SGLangEngine]:
     }
 
 
+@dataclass(frozen=True)
+class Working:
+    """What uses the engines, and this process's part among those that sample on the same store."""
+
+    sampling: SamplingService
+    inference: Inference
+    replica: Replica
+
+
 class Runtime:
     """Starts the engines in the background: requests are accepted and polls are held from the first second."""
 
     def __init__(
-        self, config: SamplingConfig, engines: Mapping[str, SamplingEngine], sampling: SamplingService
+        self, config: SamplingConfig, engines: Mapping[str, SamplingEngine], working: Working
     ) -> None:
         self._config = config
         self._engines = engines
-        self._sampling = sampling
-        self._supervisor: asyncio.Task[None] | None = None
+        self._working = working
+        self._tasks: list[asyncio.Task[None]] = []
+        self._draining = False
 
-    def start(self, app: FastAPI) -> None:
+    async def start(self, app: FastAPI) -> None:
         """Begin; `app.state.ready` follows the engines from now on."""
-        self._supervisor = asyncio.create_task(self._supervise(app))
+        try:
+            await self._working.replica.join()
+        except Exception:
+            _log.exception("unfinished samples could not be taken up; the first heartbeat tries again")
+        self._tasks = [
+            asyncio.create_task(self._supervise(app)),
+            asyncio.create_task(self._working.replica.run()),
+        ]
+
+    async def drain(self, app: FastAPI) -> None:
+        """Take no more work, finish within the grace period what runs, and hand back the rest."""
+        self._draining, app.state.ready = True, False
+        self._working.replica.retire()
+        grace_s = self._config.drain_grace_s
+        await asyncio.gather(self._working.sampling.drain(grace_s), self._working.inference.drain(grace_s))
+        await self._end_work()
 
     async def stop(self) -> None:
         """End supervision and work, then the engines."""
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-        await self._sampling.stop()
+        await self._end_work()
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
 
+    async def _end_work(self) -> None:
+        if not self._tasks:
+            return
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        await self._working.sampling.stop()
+        await self._working.replica.leave()
+
     async def _supervise(self, app: FastAPI) -> None:
-        try:
-            if resumed := await self._sampling.resume():
-                _log.info("unfinished samples taken up again", count=resumed)
-        except Exception:
-            _log.exception("unfinished samples could not be taken up; the next start tries again")
         up_once = False
         while True:
-            app.state.ready = await self._all_healthy()
-            if not (app.state.ready or up_once) and app.state.give_up is not None:
+            app.state.ready = await self._all_healthy() and not self._draining
+            if not (app.state.ready or up_once or self._draining) and app.state.give_up is not None:
                 app.state.give_up()
             if app.state.ready and not up_once:
                 up_once = True
-                self._sampling.open()
+                self._working.sampling.open()
                 _log.info("engines ready", models=list(self._engines))
             await asyncio.sleep(self._config.engine_check_interval_s)
 

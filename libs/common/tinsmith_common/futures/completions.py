@@ -14,6 +14,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tinsmith_common.database import Database, core
+from tinsmith_common.futures.notices import Notices, Topic
 from tinsmith_common.futures.notifier import Notifier
 from tinsmith_common.futures.tables import CompletionQueueRow, CompletionRow
 
@@ -23,8 +24,9 @@ CLONE_STRIDE = 10**9
 BATCH_LIMIT = 1000
 """Events in one answer; the next poll gets the rest at once."""
 
-# Only events of another process are found this way: those of this one wake their waiters.
-_RECHECK_S = 0.5
+# Only events of other processes are found this way, where they cannot send notices, or one was lost.
+_RECHECK_S = 5.0
+_RECHECK_ALONE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,13 @@ def event_number(moment: datetime) -> int:
 class CompletionLog:
     """Events by queue, each numbered above those before it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, notices: Notices) -> None:
         self._database = database
+        self._notices = notices
         self._notifier: Notifier[None] = Notifier()
+        self._closing = False
+        notices.on(Topic.QUEUE, lambda queue: self._notifier.publish(queue, None))
+        notices.on_gap(lambda: self._notifier.publish_all(None))
         self._next_number = database.next_number(CompletionQueueRow)
         self._insert = insert(core(CompletionRow))
 
@@ -84,6 +90,12 @@ class CompletionLog:
     def announce(self, queue: str) -> None:
         """Wake who waits for events of this queue."""
         self._notifier.publish(queue, None)
+        self._notices.send(Topic.QUEUE, queue)
+
+    def stop_waiting(self) -> None:
+        """Answer all polls now, and later ones at once."""
+        self._closing = True
+        self._notifier.publish_all(None)
 
     async def wait(self, queue: str, owner: str, cursor: int, timeout_s: float) -> CompletionBatch:
         """Events after `cursor`: at once if there are any, else the first within `timeout_s`, else none.
@@ -96,9 +108,10 @@ class CompletionLog:
             with self._notifier.subscribe(queue) as woken:
                 batch = await self._read(queue, owner, cursor)
                 remaining = deadline - loop.time()
-                if batch.completions or remaining <= 0:
+                if batch.completions or remaining <= 0 or self._closing:
                     return batch
-                await asyncio.wait({woken}, timeout=min(_RECHECK_S, remaining))
+                recheck_s = _RECHECK_S if self._notices.live else _RECHECK_ALONE_S
+                await asyncio.wait({woken}, timeout=min(recheck_s, remaining))
 
     async def among(self, queue: str, owner: str, request_ids: Sequence[str]) -> tuple[str, ...]:
         """Those of the requests that have an event in this queue."""

@@ -33,3 +33,8 @@ class Notifier(Generic[T]):
         for waiter in self._waiters.get(name, ()):
             if not waiter.done():
                 waiter.set_result(value)
+
+    def publish_all(self, value: T) -> None:
+        """Wake everyone."""
+        for name in self._waiters:
+            self.publish(name, value)

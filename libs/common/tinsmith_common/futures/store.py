@@ -12,8 +12,11 @@ from tinsmith_common.blobs import BlobStore
 from tinsmith_common.catalog.usage import UsageLedger
 from tinsmith_common.database import Database, core
 from tinsmith_common.errors import Category, NotFound, PromiseLost
+from tinsmith_common.futures.bodies import payload_key, request_key
 from tinsmith_common.futures.completions import Completion, CompletionLog
+from tinsmith_common.futures.leases import Leases, pending_promise
 from tinsmith_common.futures.metrics import WorkMetrics
+from tinsmith_common.futures.notices import Notices, Topic
 from tinsmith_common.futures.notifier import Notifier
 from tinsmith_common.futures.spans import Spans
 from tinsmith_common.futures.tables import PromiseRow
@@ -31,26 +34,44 @@ from tinsmith_common.observability import received_at
 INLINE_LIMIT_BYTES = 256 * 1024
 """Bodies up to this size live in the row, larger ones in the blob store."""
 
-_OWN_RECHECK_S = 5.0
-_FOREIGN_RECHECK_S = 0.5
+# Between two looks at what should wake its waiters, and at what may not.
+_RECHECK_S = 5.0
+_RECHECK_UNTOLD_S = 0.5
 
 
 class FutureStore:
     """Promises of one service, and a view of the other's.
 
-    Promises of `service` are resolved in this process and wake their waiters at once. Promises of the other
-    service are re-read on a timer: they only come here when a poll took a wrong turn.
+    What this process ends wakes its waiters at once; of what others end, `notices` tell. Where there are none
+    (SQLite), waiters look every half second.
     """
 
-    def __init__(self, database: Database, blobs: BlobStore, service: Service, metrics: WorkMetrics) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        service: Service,
+        metrics: WorkMetrics,
+        notices: Notices,
+        leases: Leases,
+        holder: str | None = None,
+    ) -> None:
+        self.holder = holder
+        """Who carries out what is submitted here, in a service of several processes."""
+        self.leases = leases
+        self.notices = notices
+        self._closing = False
         self._database = database
         self._blobs = blobs
         self._service = service
         self._metrics = metrics
         self._usage = UsageLedger(database)
         self.spans = Spans(database)
-        self._notifier: Notifier[Outcome] = Notifier()
-        self.completions = CompletionLog(database)
+        # None: look again.
+        self._notifier: Notifier[Outcome | None] = Notifier()
+        self.completions = CompletionLog(database, notices)
+        notices.on(Topic.PROMISE, lambda request_id: self._notifier.publish(request_id, None))
+        notices.on_gap(lambda: self._notifier.publish_all(None))
         # Kept, because making a statement costs SQLAlchemy as much as executing it.
         self._insert = database.insert_if_absent(PromiseRow, None, "request_id")
         self._select = select(core(PromiseRow)).where(_row(bindparam("id")))
@@ -70,13 +91,14 @@ class FutureStore:
         """
         in_blob = request is not None and len(request) > INLINE_LIMIT_BYTES
         if request is not None and in_blob:
-            await asyncio.to_thread(self._blobs.put, _request_key(request_id), request)
+            await asyncio.to_thread(self._blobs.put, request_key(request_id), request)
         row = PromiseRow(
             request_id=request_id,
             session_id=request_id.partition(":")[0],
             kind=kind,
             service=self._service,
             owner=owner,
+            holder=self.holder,
             request=None if in_blob else request,
             request_in_blob=in_blob,
             created_at=received_at(),
@@ -106,7 +128,7 @@ class FutureStore:
         """
         in_blob = len(payload) > INLINE_LIMIT_BYTES
         if in_blob:
-            await asyncio.to_thread(self._blobs.put, _payload_key(request_id), payload)
+            await asyncio.to_thread(self._blobs.put, payload_key(request_id), payload)
         values = {
             "state": "done",
             "payload": None if in_blob else payload,
@@ -158,19 +180,24 @@ class FutureStore:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        # Subscribed before the first look: an outcome between look and subscription would be missed.
-        with self._notifier.subscribe(request_id) as woken:
-            while True:
+        while True:
+            # Subscribed before the look: an outcome between look and subscription would be missed.
+            with self._notifier.subscribe(request_id) as woken:
                 row = await self._read(request_id, owner)
                 if row.state != "pending":
                     return await self._outcome(row)
-                recheck = _OWN_RECHECK_S if row.service == self._service else _FOREIGN_RECHECK_S
                 remaining = deadline - loop.time()
-                if remaining <= 0:
+                if remaining <= 0 or self._closing:
                     return None
-                done, _ = await asyncio.wait({woken}, timeout=min(recheck, remaining))
-                if done:
-                    return woken.result()
+                await asyncio.wait({woken}, timeout=min(self._recheck_s(row), remaining))
+                if woken.done() and (outcome := woken.result()) is not None:
+                    return outcome
+
+    def stop_waiting(self) -> None:
+        """Answer all polls now, and later ones at once: this process is about to end."""
+        self._closing = True
+        self._notifier.publish_all(None)
+        self.completions.stop_waiting()
 
     async def pending(self) -> list[PendingPromise]:
         """Unfinished promises of this service, oldest first."""
@@ -181,10 +208,7 @@ class FutureStore:
         )
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-        return [
-            PendingPromise(row.request_id, PromiseKind(row.kind), row.owner, await self._request(row))
-            for row in rows
-        ]
+        return await asyncio.to_thread(lambda: [pending_promise(row, self._blobs) for row in rows])
 
     async def expire(self, age: timedelta) -> int:
         """Forget promises that ended longer than `age` ago, with their events. Returns how many."""
@@ -232,6 +256,7 @@ class FutureStore:
         if work is not None:
             self._metrics.observe(promise.kind, promise.created_at, work, datetime.now(UTC))
         self._notifier.publish(request_id, replace(outcome, kind=PromiseKind(promise.kind)))
+        self.notices.send(Topic.PROMISE, request_id)
         if queue is not None:
             self.completions.announce(queue)
         return True
@@ -250,19 +275,18 @@ class FutureStore:
             return Outcome(error=row.error, category=row.category)
         payload = row.payload
         if row.payload_in_blob:
-            payload = await asyncio.to_thread(self._blobs.get, _payload_key(row.request_id))
+            payload = await asyncio.to_thread(self._blobs.get, payload_key(row.request_id))
         if payload is None:
             raise PromiseLost(f"the result of {row.request_id} is gone; submit the request again")
         return Outcome(payload, row.media_type, kind=PromiseKind(row.kind))
 
-    async def _request(self, row: Any) -> bytes:
-        if row.request_in_blob:
-            return await asyncio.to_thread(self._blobs.get, _request_key(row.request_id)) or b""
-        return row.request or b""
+    def _recheck_s(self, row: Any) -> float:
+        told = self.notices.live or (row.service == self._service and row.holder == self.holder)
+        return _RECHECK_S if told else _RECHECK_UNTOLD_S
 
     def _forget_blobs(self, request_id: str) -> None:
-        self._blobs.delete(_request_key(request_id))
-        self._blobs.delete(_payload_key(request_id))
+        self._blobs.delete(request_key(request_id))
+        self._blobs.delete(payload_key(request_id))
 
 
 def _failure(message: str, category: Category, state: str = "failed") -> tuple[dict[str, Any], Outcome]:
@@ -282,11 +306,3 @@ def _column(attribute: Any) -> Any:
 
 def _row(request_id: Any) -> Any:
     return _column(PromiseRow.request_id) == request_id
-
-
-def _request_key(request_id: str) -> str:
-    return f"{request_id}.request"
-
-
-def _payload_key(request_id: str) -> str:
-    return f"{request_id}.payload"

@@ -12,7 +12,8 @@ from tinsmith_common.catalog.tables import UtcDateTime
 class PromiseRow(SQLModel, table=True):
     """One promise. Bodies over a limit live in the blob store, under the request id.
 
-    What a `Span` tells of it is written with its ending, in the same statement.
+    What a `Span` tells of it is written with its ending, in the same statement. `holder` is the process that
+    carries it out, where a service has several.
     """
 
     __tablename__: Any = "promises"
@@ -22,6 +23,7 @@ class PromiseRow(SQLModel, table=True):
     kind: str
     service: str
     owner: str
+    holder: str | None = None
     state: str = Field(default="pending", index=True)
     request: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
     request_in_blob: bool = False
@@ -35,6 +37,20 @@ class PromiseRow(SQLModel, table=True):
     computed_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
     finished_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, index=True))
     quantities: dict[str, int] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+
+
+class HolderRow(SQLModel, table=True):
+    """A process that carries out promises. `beats` grows every `beat_s` seconds for as long as it lives; `place`
+    is where it listens."""
+
+    __tablename__: Any = "holders"
+
+    id: str = Field(primary_key=True)
+    service: str
+    place: str
+    beats: int = Field(sa_column=Column(BigInteger, nullable=False))
+    beat_s: float
+    started_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
 
 
 class SpanRow(SQLModel, table=True):

@@ -24,6 +24,7 @@ def install_http(app: FastAPI, settings: CommonSettings, stores: Stores, registr
     app.state.registry = registry
     app.state.ready = False
     app.state.give_up = None
+    app.state.drain = None
     app.state.describe_wait = None
     install_error_handlers(app)
     app.include_router(ops_router)

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from tinsmith_common.errors import InvalidToken, TinsmithError, Unauthorized
+from tinsmith_common.errors import InvalidToken, Leaving, TinsmithError, Unauthorized
 from tinsmith_common.observability import get_logger
 
 
@@ -28,14 +28,20 @@ def describe_validation(error: ValidationError | RequestValidationError) -> str:
 
 
 async def _tinsmith_error(_request: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"detail": error.message}, status_code=error.http_status, headers=_headers(error))
+    return JSONResponse(
+        {"detail": error.message}, status_code=error.http_status, headers=error_headers(error)
+    )
 
 
-def _headers(error: TinsmithError) -> dict[str, str] | None:
+def error_headers(error: TinsmithError) -> dict[str, str] | None:
+    """What an error's answer tells those on its way, besides its body."""
     if isinstance(error, InvalidToken):
         return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, Leaving):
+        # Envoy takes the host out at once, without waiting for its next health check.
+        return {"Retry-After": "1", "x-envoy-immediate-health-check-fail": "true"}
     return {"Retry-After": "1"} if error.http_status == 429 else None
 
 

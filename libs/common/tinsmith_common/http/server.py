@@ -1,6 +1,11 @@
 """Runs an app under uvicorn with what the protocol needs."""
 
+import asyncio
 import resource
+import signal
+import socket
+from concurrent.futures import Future
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -27,7 +32,8 @@ def give_up(app: FastAPI, error: TinsmithError) -> None:
 def serve(app: FastAPI, host: str, port: int) -> int:
     """Serve until stopped. Answers the exit code: 1 when the app gave up or never started.
 
-    `app.state.give_up` is what the app calls, after logging why, when it cannot do its work.
+    `app.state.give_up` is what the app calls, after logging why, when it cannot do its work. On SIGTERM
+    `app.state.drain`, if there is one, is awaited before the server stops; another signal stops it at once.
     """
     raise_open_files()
     config = uvicorn.Config(
@@ -39,7 +45,7 @@ def serve(app: FastAPI, host: str, port: int) -> int:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, app)
     gave_up = False
 
     def give_up() -> None:
@@ -49,6 +55,37 @@ def serve(app: FastAPI, host: str, port: int) -> int:
     app.state.give_up = give_up
     server.run()
     return 1 if gave_up or not server.started else 0
+
+
+class _Server(uvicorn.Server):
+    """Goes on serving while the app drains."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: Future[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; remembers the loop that signals are handed to."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain first, if this is the first SIGTERM and the app can."""
+        ready = self.started and self._loop is not None and self._app.state.drain is not None
+        if sig != signal.SIGTERM or not ready or self._draining is not None:
+            super().handle_exit(sig, frame)
+            return
+        assert self._loop is not None
+        self._draining = asyncio.run_coroutine_threadsafe(self._drain(sig, frame), self._loop)
+
+    async def _drain(self, sig: int, frame: FrameType | None) -> None:
+        try:
+            await self._app.state.drain()
+        except Exception:
+            get_logger(__name__).exception("draining failed; stopping all the same")
+        super().handle_exit(sig, frame)
 
 
 def raise_open_files() -> None:

@@ -160,15 +160,21 @@ class ResidentAdapter:
 @dataclass(frozen=True)
 class EngineLimits:
     """`vocab_size` and `context_length`, which bounds prompt plus completion, in tokens; `prompt_scores`: target and
-    alternative tokens of one request."""
+    alternative tokens of one request; `running`: samples in one batch."""
 
     vocab_size: int
     context_length: int
     prompt_scores: int = 2**18
+    running: int = 256
 
 
 class SamplingEngine(Protocol):
     """One base model, ready to be sampled with or without adapters. Used from one event loop."""
+
+    @property
+    def capacity(self) -> int:
+        """Samples that it works on at a time; more wait inside it."""
+        ...
 
     async def start(self) -> None:
         """Bring the engine up; returns when it answers. Raises `EngineFailure`."""

@@ -26,10 +26,11 @@ class Launch(msgspec.Struct, tag=True, frozen=True):
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """First frame from the process: the engine answers. Sizes in tokens."""
+    """First frame from the process: the engine answers. Sizes in tokens; `running`: samples in one batch."""
 
     vocab_size: int
     context_length: int
+    running: int
 
 
 class Scoring(msgspec.Struct, frozen=True):

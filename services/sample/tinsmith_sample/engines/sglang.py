@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 # The scheduler answers between two batches; on a CPU one may take long.
 _PING_TIMEOUT_S = 30.0
 
+_UNKNOWN = EngineLimits(vocab_size=0, context_length=0)
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -102,6 +104,11 @@ class SGLangEngine:
         if self._limits is None:
             raise EngineFailure("the engine has not started yet")
         return self._limits
+
+    @property
+    def capacity(self) -> int:
+        """Samples that SGLang has in its batch at most; a guess until it was up once."""
+        return (self._limits or _UNKNOWN).running
 
     @property
     def pid(self) -> int | None:
@@ -221,6 +228,7 @@ class SGLangEngine:
             vocab_size=ready.vocab_size,
             context_length=ready.context_length,
             prompt_scores=self.config.max_prompt_scores,
+            running=ready.running,
         )
         self._process = process
         return process

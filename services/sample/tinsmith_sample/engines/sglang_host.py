@@ -93,7 +93,7 @@ class Host:
 
     async def serve(self) -> None:
         """Answer orders until the service hangs up."""
-        self._say(self._ready())
+        self._say(await self._ready())
         while True:
             try:
                 order = messages.order_decoder.decode(await messages.read_frame(self._reader))
@@ -107,12 +107,14 @@ class Host:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _ready(self) -> messages.Ready:
+    async def _ready(self) -> messages.Ready:
         config = self._manager.model_config
+        states = await self._manager.get_internal_state()  # one of each data-parallel rank
         worker = self._engine._scheduler_init_result.scheduler_infos[0]
         return messages.Ready(
             vocab_size=config.vocab_size,
             context_length=min(config.context_len, worker["max_total_num_tokens"]) - _CONTEXT_MARGIN,
+            running=sum(state["effective_max_running_requests_per_dp"] for state in states),
         )
 
     def _say(self, message: messages.Ready | messages.Reply) -> None:

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from tinsmith_common.errors import InvalidInput, TinsmithError
-from tinsmith_common.http.errors import describe_validation
+from tinsmith_common.http.errors import describe_validation, error_headers
 from tinsmith_common.observability import get_logger
 from tinsmith_sample.routers.event_stream import EventStream, Json, unless_gone, with_keep_alive
 from tinsmith_sample.services.inference.errors import WrongParameter
@@ -85,8 +85,7 @@ class Dialect(ABC):
 
     def failed(self, error: TinsmithError) -> JSONResponse:
         """The answer to a request that failed."""
-        headers = {"Retry-After": "1"} if error.http_status == 429 else None
-        return JSONResponse(self.error(error), status_code=error.http_status, headers=headers)
+        return JSONResponse(self.error(error), status_code=error.http_status, headers=error_headers(error))
 
     def route_class(self) -> type[APIRoute]:
         """Routes whose failures look as this protocol has them."""

@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias
 
 from tinsmith_common import catalog
 from tinsmith_common.catalog import UsageKind, UsageLedger
-from tinsmith_common.errors import Overloaded, TinsmithError
+from tinsmith_common.errors import Leaving, Overloaded, TinsmithError
 from tinsmith_common.observability import received_at
 from tinsmith_sample.engines.base import (
     Completion,
@@ -18,10 +18,10 @@ from tinsmith_sample.engines.base import (
     PromptScores,
     SampleResult,
     SampleSpec,
-    SamplingEngine,
 )
 from tinsmith_sample.engines.checks import MAX_SAMPLES
 from tinsmith_sample.metrics import InferenceMetrics
+from tinsmith_sample.services.admission import Engines
 from tinsmith_sample.services.inference.errors import WrongParameter
 from tinsmith_sample.services.inference.models import Target
 from tinsmith_sample.services.inference.transcript import Span, Transcript
@@ -110,7 +110,7 @@ class Inference:
 
     def __init__(
         self,
-        engines: Mapping[str, SamplingEngine],
+        engines: Engines,
         ledger: UsageLedger,
         metrics: InferenceMetrics,
         max_open: int,
@@ -120,6 +120,16 @@ class Inference:
         self._metrics = metrics
         self._max_open = max_open
         self._open = 0
+        self._draining = False
+        self._idle = asyncio.Event()
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no more, and wait up to `grace_s` for what is open."""
+        self._draining = True
+        if self._open:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await self._idle.wait()
 
     async def complete(self, work: Work) -> Generation:
         """All of it at once. Cancelling the call aborts it. Raises `Overloaded`, and what the engine raises."""
@@ -144,26 +154,34 @@ class Inference:
         engine = self._engines[work.target.base_model]
         async with (
             self._tally(work) as tally,
+            self._place(work, work.choices),
             engine.stream(work.specs, work.target.adapter) as pieces,
             aclosing(_increments(pieces, tally)) as increments,
         ):
             yield Stream(increments, tally.usage)
 
     async def _sample_all(self, work: Work) -> list[SampleResult]:
-        engine = self._engines[work.target.base_model]
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(sample_on(engine, spec, work.target.adapter)) for spec in work.specs
-                ]
+                tasks = [group.create_task(self._sample(work, spec)) for spec in work.specs]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    async def _sample(self, work: Work, spec: SampleSpec) -> SampleResult:
+        async with self._place(work, spec.num_samples):
+            return await sample_on(self._engines[work.target.base_model], spec, work.target.adapter)
+
+    def _place(self, work: Work, count: int) -> AbstractAsyncContextManager[None]:
+        """An account's requests of a protocol wait in one line, as those of a sampling session do."""
+        return self._engines.place(work.target.base_model, f"{work.protocol}/{work.owner}", count)
 
     @asynccontextmanager
     async def _tally(self, work: Work) -> AsyncGenerator[_Tally]:
         if work.choices > MAX_SAMPLES:
             raise WrongParameter(f"at most {MAX_SAMPLES} samples per request, not {work.choices}", "n")
+        if self._draining:
+            raise Leaving("this replica is about to end; send the request again, for another one to take")
         if self._open >= self._max_open:
             raise Overloaded(f"{self._open} requests are open; send this one again later")
         tally = _Tally(work, Usage(sum(len(spec.prompt) for spec in work.specs)))
@@ -176,6 +194,8 @@ class Inference:
             self._open -= 1
             self._metrics.open.set(self._open)
             await self._finished(tally)
+            if self._draining and not self._open:
+                self._idle.set()
 
     async def _finished(self, tally: _Tally) -> None:
         """Count what a request has used: all of it when it is done, of a stream what was told until it ended."""
