@@ -52,18 +52,6 @@ class Attention(Protocol):
         ...
 
 
-def attention_for(shape: Shape, device: torch.device, *, deterministic: bool) -> Attention:
-    """The fastest kernels that are installed. FlashAttention 4 adds gradients up in no fixed order."""
-    if device.type != "cuda":
-        return Reference(shape)
-    if not deterministic:
-        from tinsmith_train.engine.fused.flash4 import Flash4  # loads a compiler, if there is one
-
-        if Flash4.takes(shape, device):
-            return Flash4(shape)
-    return Flash2(shape)
-
-
 class Flash2:
     """FlashAttention 2 as torch brings it.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tinsmith_train.engine.decoder import Owner
 from tinsmith_train.engine.fused import attention, ops
+from tinsmith_train.engine.fused.flash4 import Flash4
 from tinsmith_train.engine.fused.lora import FactorCopies
 from tinsmith_train.engine.fused.ops import A_SIDE, B_SIDE, Columns, Lora
 from tinsmith_train.engine.fused.weights import MODULES, LayerWeights, Shape, layer_weights
@@ -72,7 +73,7 @@ class FusedDecoder:
         self._layers = [layer_weights(layer) for layer in parts.layers]
         self._final_norm: Tensor = parts.norm.weight
         self._shape = shape
-        self._attention = attention.attention_for(shape, self._embedding.device, deterministic=deterministic)
+        self._attention = _attention_for(shape, self._embedding.device, deterministic=deterministic)
         self._deterministic = deterministic
         self._keep_bytes = keep_bytes
         self._factors = FactorCopies(
@@ -237,3 +238,12 @@ class _Decode(torch.autograd.Function):
         decoder: FusedDecoder = ctx.decoder
         decoder.backward(grad_outputs[0].contiguous(), ctx.row, ctx.kept, *ctx.final)
         return None, None, None, None
+
+
+def _attention_for(shape: Shape, device: torch.device, *, deterministic: bool) -> attention.Attention:
+    """The fastest kernels that are installed. FlashAttention 4 adds gradients up in no fixed order."""
+    if device.type != "cuda":
+        return attention.Reference(shape)
+    if not deterministic and Flash4.takes(shape, device):
+        return Flash4(shape)
+    return attention.Flash2(shape)
