@@ -1,6 +1,7 @@
 """The page at `/ui`, in a headless Chromium, of work that the SDK did through the gateway."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,37 @@ def table(page: Page, name: str) -> list[list[str]]:
 def tile(page: Page, name: str) -> Locator:
     """The figure of a tile at the top."""
     return page.locator("#tiles div").filter(has_text=name).locator("dd")
+
+
+def read(client: httpx.Client, path: str, until: Callable[[Any], object]) -> Any:
+    """What the page reads there, once it is as it will be: notes and reports are written seconds later."""
+    end = time.monotonic() + 30
+    while True:
+        answer = client.get(f"/ui/{path}").raise_for_status().json()
+        if until(answer) or time.monotonic() > end:
+            return answer
+        time.sleep(0.5)
+
+
+@pytest.mark.row("watch-training", "watch-history", "watch-sampling", call="raw HTTP")
+def test_what_the_page_reads_is_what_the_client_got(stack: Stack, work: Work) -> None:
+    with http(stack, stack.api_key) as client:
+        history = read(
+            client,
+            f"runs/{work.model_id}/history",
+            lambda found: len(found["steps"]) == STEPS == len(found["reports"]),
+        )
+        training = read(client, "training", lambda found: found["failures"])
+        sampling = read(client, "sampling", lambda found: work.model_id in str(found))
+    assert [step["loss_sum"] for step in history["steps"]] == pytest.approx(work.losses, rel=1e-6)
+    assert [step["weight_sum"] for step in history["steps"]] == work.weights
+    assert [step["grad_norm"] for step in history["steps"]] == pytest.approx(work.grad_norms, rel=1e-6)
+    assert [report["value"] for report in history["reports"]] == work.rewards
+    run = next(run for run in training["runs"] if run["run_id"] == work.model_id)
+    assert (run["state"], run["rank"], run["last_step"]["number"]) == ("loaded", 8, STEPS)
+    assert FAULT in {failure["error"] for failure in training["failures"]}
+    adapters = [(held["run_id"], held["state"]) for each in sampling["replicas"] for held in each["adapters"]]
+    assert (work.model_id, "resident") in adapters
 
 
 def test_the_page_shows_runs_with_the_losses_that_the_client_got(stack: Stack, work: Work, tab: Tab) -> None:
