@@ -29,7 +29,7 @@ from tinsmith_sample.services.inference.container import InferenceServices
 from tinsmith_sample.services.inference.generation import Inference
 from tinsmith_sample.services.inference.models import Models
 from tinsmith_sample.services.inference.vocabulary import Vocabularies
-from tinsmith_sample.services.replica import Replica, new_replica_id
+from tinsmith_sample.services.replica import Replica, new_replica_id, place_of
 from tinsmith_sample.services.sampling import QueueLimits, SamplingService
 from tinsmith_sample.services.sessions import SamplingSessions
 from tinsmith_sample.services.watching import ReplicaReporter, WatchService
@@ -84,7 +84,7 @@ def create_app(
     app.state.drain = lambda: _drain(app, runtime, stores)
     app.state.describe_wait = sampling.describe_wait
     app.state.watching = WatchService(stores)
-    app.state.reporter = ReplicaReporter(stores, engines, registry, lambda: app.state.ready)
+    app.state.reporter = ReplicaReporter(place_of(holder), stores, engines, registry, lambda: app.state.ready)
     return app
 
 

@@ -225,7 +225,7 @@ function chart(selector, points, name, note) {
 
 function renderSampling(sampling) {
   rows("#replicas", sampling.replicas.flatMap((replica) => replica.engines.map((engine) => [
-    code(`${replica.replica_id} on ${replica.host}`),
+    code(replica.replica_id),
     mark(replica.state, { ready: "good", starting: "warn", silent: "bad" }, replica.state === "silent" ? ` since ${clock(replica.reported_at)}` : ""),
     engine.base_model, number(replica.queue), number(engine.running_requests), number(engine.waiting_requests), number(engine.sampled_tokens),
     number(engine.prompt_tokens ? `${((engine.cached_tokens / engine.prompt_tokens) * 100).toFixed(1)} %` : "–"),

@@ -32,6 +32,11 @@ def new_replica_id(host: str, port: int) -> str:
     return f"{socket.gethostname()}/{host}:{port}/{secrets.token_hex(4)}"
 
 
+def place_of(replica_id: str) -> str:
+    """Where a replica listens, which the next process there has in common with it."""
+    return replica_id.rpartition("/")[0]
+
+
 class Replica:
     """Holds the leases of this process. Beats every third of `timeout_s`."""
 
@@ -51,8 +56,7 @@ class Replica:
 
     async def join(self) -> None:
         """Take part, and take up what nobody works on, such as what a process before this one left in this place."""
-        place = self.id.rpartition("/")[0]
-        await self._take_up(await self._leases.join(self.id, place, self._interval_s), "nobody")
+        await self._take_up(await self._leases.join(self.id, place_of(self.id), self._interval_s), "nobody")
 
     def retire(self) -> None:
         """Take up nothing more. What is held stays held until `leave`."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -32,10 +31,11 @@ MAX_FAILURES = 50
 
 
 class ReplicaReporter:
-    """Writes down, every few seconds, how this replica is."""
+    """Writes down, every few seconds, how the replica in this place is. One that comes after another replaces it."""
 
     def __init__(
         self,
+        place: str,
         stores: Stores,
         engines: Mapping[str, SamplingEngine],
         registry: CollectorRegistry,
@@ -45,7 +45,7 @@ class ReplicaReporter:
         self._engines = engines
         self._registry = registry
         self._ready = ready
-        self._id = uuid.uuid4().hex[:12]
+        self._id = place
         self._started_at = datetime.now(UTC)
         self._task: asyncio.Task[None] | None = None
 
