@@ -107,8 +107,11 @@ def part_processes(stack: Stack) -> dict[str, list[psutil.Process]]:
 
 
 def is_engine(process: psutil.Process) -> bool:
-    """Whether it is the main process of an engine."""
-    return "tinsmith_sample.engines.sglang_host" in process.cmdline()
+    """Whether it is the main process of an engine. One that has ended is none."""
+    try:
+        return "tinsmith_sample.engines.sglang_host" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def cpu_seconds(stack: Stack) -> dict[str, float]:

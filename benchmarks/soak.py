@@ -192,7 +192,10 @@ class Chaos(threading.Thread):
             if time.monotonic() >= next_deed:
                 deed, name = deeds[turn % len(deeds)]
                 turn += 1
-                deed()
+                try:
+                    deed()
+                except Exception as error:
+                    self._findings.fault(f"{name}: {type(error).__name__}: {str(error)[:300]}")
                 self._findings.counts[name] += 1
                 next_deed = time.monotonic() + self._every_s
 
@@ -211,12 +214,13 @@ class Chaos(threading.Thread):
 
     def _measure(self) -> None:
         now = time.monotonic() - self._began
-        for part, processes in part_processes(self._stack).items():
-            try:
-                mib = sum(process.memory_info().rss for process in processes) / 2**20
-            except psutil.NoSuchProcess:
-                continue
-            self._findings.memory.setdefault(part, []).append((now, mib))
+        try:
+            trees = part_processes(self._stack)
+            sizes = {name: sum(each.memory_info().rss for each in tree) for name, tree in trees.items()}
+        except psutil.NoSuchProcess:  # one ended meanwhile; the next look is two seconds away
+            return
+        for part, size in sizes.items():
+            self._findings.memory.setdefault(part, []).append((now, size / 2**20))
 
 
 async def soak(stack: Stack, options: argparse.Namespace, findings: Findings) -> float:
