@@ -23,9 +23,9 @@ from typing import Any
 import httpx
 import psutil
 
+from benchmarks.records import ROOT, commit, results_path, write_rows
 from tinsmith_local import Console, Stack, StackConfig
 
-ROOT = Path(__file__).parent.parent
 _EVERY_S = 0.2
 _CLIENT_TIMEOUT_S = 900
 # Figures of Envoy, by what they are called here: sums over all listeners or clusters.
@@ -198,12 +198,6 @@ def describe(row: Mapping[str, Any]) -> str:
     )
 
 
-def commit() -> str:
-    """The checkout's commit."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def main() -> int:
     """Run, print and write; 1 when any sample was lost, doubled or wrong."""
     cores = os.cpu_count() or 1
@@ -219,14 +213,14 @@ def main() -> int:
         "command": f"python -m benchmarks.load {' '.join(sys.argv[1:])}".strip(),
         "machine": options.label,
     }
-    path = ROOT / "benchmarks" / "results" / f"{about['date']}-{options.label}-load.json"
+    path = results_path(options.label, "load")
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="tinsmith-load-") as folder:
         config = StackConfig(port=0, tls_port=0, data_dir=Path(folder))
         with Stack(config, Console(show_logs=False)) as stack:
             for row in rows(stack, options):
                 found.append(about | row)
-                path.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
+                write_rows(path, found)
                 print(describe(row), flush=True)
                 for fault in row["faults"]:
                     print(f"    FAULT: {fault}", flush=True)

@@ -25,10 +25,10 @@ import numpy as np
 import tinker
 
 from benchmarks.latency import datum
+from benchmarks.records import ROOT, commit, results_path, write_rows
 from tinsmith_local import Console, Stack, StackConfig
 from tinsmith_local.config import default_sample_python
 
-ROOT = Path(__file__).parent.parent
 MODEL = "tinsmith/tiny-qwen3"
 MODEL_PATH = ROOT / "models" / "tiny-qwen3"
 ADAPTER_RANK = 8
@@ -248,12 +248,6 @@ def describe(row: dict[str, Any]) -> str:
     return f"{value}   {row['case']}"
 
 
-def commit() -> str:
-    """The checkout's commit."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def main() -> int:
     """Run, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sample", description=__doc__)
@@ -277,7 +271,7 @@ def main() -> int:
         "machine": options.label,
         "command": f"python -m benchmarks.sample {' '.join(sys.argv[1:])}".strip(),
     }
-    path = ROOT / "benchmarks" / "results" / f"{about['date']}-{options.label}-sample.json"
+    path = results_path(options.label, "sample")
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="tinsmith-sample-") as folder:
         config = StackConfig(port=0, data_dir=Path(folder), env={"SAMPLING_DEVICE": options.device})
@@ -291,7 +285,7 @@ def main() -> int:
                     key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()
                 }
                 found.append(about | {"load_before": round(os.getloadavg()[0], 1)} | rounded)
-                path.write_text("[\n" + ",\n".join(json.dumps(item) for item in found) + "\n]\n")
+                write_rows(path, found)
                 print(describe(row), file=sys.stderr, flush=True)
     print(f"written to {path.relative_to(ROOT)}")
     print("\n".join(map(describe, found)))

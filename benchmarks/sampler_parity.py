@@ -19,7 +19,7 @@ import tinker
 from numpy.typing import NDArray
 
 from benchmarks.latency import datum
-from benchmarks.load import ROOT, commit
+from benchmarks.records import ROOT, commit, results_path, write_rows
 from tinsmith_local import Stack, StackConfig
 from tinsmith_local.console import Console
 
@@ -50,8 +50,8 @@ def main() -> None:
     for dtype in options.dtypes:
         rows.append(about | {"dtype": dtype} | measure(dtype))
         print(json.dumps(rows[-1]), flush=True)
-    path = ROOT / "benchmarks" / "results" / f"{about['date']}-{options.label}-sampler-parity.json"
-    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    path = results_path(options.label, "sampler-parity")
+    write_rows(path, rows)
     print(f"written to {path.relative_to(ROOT)}")
 
 

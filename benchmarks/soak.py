@@ -9,7 +9,6 @@ status 1 if anything was lost, wrong or grew.
 
 import argparse
 import asyncio
-import json
 import math
 import os
 import random
@@ -30,10 +29,10 @@ import psutil
 import tinker
 
 from benchmarks.latency import MODEL, datum
-from benchmarks.load import commit, is_engine, part_processes
+from benchmarks.load import is_engine, part_processes
+from benchmarks.records import ROOT, commit, results_path, write_rows
 from tinsmith_local import Console, Stack, StackConfig
 
-ROOT = Path(__file__).parent.parent
 _TOLERANCE = 1e-3
 """Between a sampled token's logprob and the same token's as part of a prompt: other kernels, fp32."""
 _GROWTH = 1.15
@@ -275,8 +274,8 @@ def main() -> int:
         seconds = asyncio.run(soak(stack, options, findings))
     command = f"python -m benchmarks.soak {' '.join(sys.argv[1:])}".strip()
     row: dict[str, Any] = {**about, "command": command, **judge(findings, seconds)}
-    path = ROOT / "benchmarks" / "results" / f"{about['date']}-{options.label}-soak.json"
-    path.write_text(f"[\n{json.dumps(row)}\n]\n")
+    path = results_path(options.label, "soak")
+    write_rows(path, [row])
     print(f"written to {path.relative_to(ROOT)}")
     print(", ".join(f"{count} {name}" for name, count in row["counts"].items()))
     for part, figures in row["memory"].items():
