@@ -171,6 +171,21 @@ def _place(target: LoraTarget) -> tuple[str, int | None]:
     }[leaf]
 
 
+def assert_equals(
+    reference: Reference, trainer: LoraTrainer, item: ForwardBackward, result: ForwardBackwardResult
+) -> None:
+    """Logprobs of a submission, and the gradients that its adapter got of it alone."""
+    for datum, logprobs in zip(item.datums, result.logprobs, strict=True):
+        np.testing.assert_allclose(logprobs, reference.logprobs(datum).detach(), atol=1e-4)
+    reference.backward(item.datums)
+    for path, pair in trainer.adapter(item.adapter_id).pairs.items():
+        for ours, leaf in zip((pair.a, pair.b), reference.leaves[path], strict=True):
+            assert leaf.grad is not None
+            assert ours.grad is not None
+            scale = max(1.0, leaf.grad.abs().max().item())
+            torch.testing.assert_close(ours.grad, leaf.grad, rtol=0, atol=1e-4 * scale)
+
+
 @families
 def test_logprobs_and_gradients_of_a_mixed_batch_equal_autograd(
     kind: str, tied: bool, make_datum: MakeDatum
@@ -179,15 +194,7 @@ def test_logprobs_and_gradients_of_a_mixed_batch_equal_autograd(
     batch = make_batch(make_datum)
     for item, result in zip(batch, run(trainer, batch), strict=True):
         reference = Reference(model, trainer, item.adapter_id)
-        for datum, logprobs in zip(item.datums, result.logprobs, strict=True):
-            np.testing.assert_allclose(logprobs, reference.logprobs(datum).detach(), atol=1e-4)
-        reference.backward(item.datums)
-        for path, pair in trainer.adapter(item.adapter_id).pairs.items():
-            for ours, leaf in zip((pair.a, pair.b), reference.leaves[path], strict=True):
-                assert leaf.grad is not None
-                assert ours.grad is not None
-                scale = max(1.0, leaf.grad.abs().max().item())
-                torch.testing.assert_close(ours.grad, leaf.grad, rtol=0, atol=1e-4 * scale)
+        assert_equals(reference, trainer, item, result)
 
 
 @families
